@@ -1,0 +1,1260 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Health tests of the AlphaRNG's output.
+//!
+//! Every block that the device answers to the command `x` passes through two layers of tests, always
+//! both, before a byte of it is delivered:
+//!
+//! - the **vendor layer**: the repetition count test and the adaptive proportion test of the vendor's
+//!   own module. They start afresh with each block, tolerate six failures in it, and keep the numbers
+//!   of `/proc/alrandom/info`;
+//! - the **SP 800-90B layer**: the continuous repetition count test (RCT, section 4.4.1) and adaptive
+//!   proportion test (APT, section 4.4.2). The blocks are one stream of 8-bit samples to them: a run
+//!   and a window go on from one block into the next.
+//!
+//! Neither can see that a block came twice. A fingerprint of the last blocks does.
+//!
+//! What follows from a failure is the policy of [`Health`]. This file takes bytes and returns
+//! decisions: it does no I/O, allocates nothing, never panics, and knows no kernel type. The tests on
+//! the host compile it a second time, unchanged.
+
+use core::fmt;
+
+/// Data bytes in one block: an answer of the device without its status byte.
+pub(crate) const BLOCK: usize = 16000;
+
+/// Samples in a window of the SP 800-90B adaptive proportion test (4.4.2: 512 for samples that are
+/// not binary). The first of them is the reference and counts as one match.
+const WINDOW: usize = 512;
+
+/// Length of a run that the vendor's repetition count test calls a failure.
+const VENDOR_RUN: u32 = 5;
+
+/// Bytes in a window of the vendor's adaptive proportion test: the reference, those that are compared
+/// with it, and a last one that ends the window without being compared.
+const VENDOR_WINDOW: usize = 65;
+
+/// Matches with the reference that the vendor's adaptive proportion test tolerates in a window.
+const VENDOR_MATCHES: u32 = 5;
+
+/// Failures in one block, counted for each of the vendor's two tests, that the vendor tolerates.
+const VENDOR_FAILURES: u32 = 6;
+
+/// Value of the vendor's RCT status byte after a block with too many failures.
+const VENDOR_RCT_STATUS: u8 = 1;
+
+/// Value of the vendor's APT status byte after a block with too many failures.
+const VENDOR_APT_STATUS: u8 = 2;
+
+/// Intermittent failures in a row, no block having been delivered in between, that stop the source.
+const FAILURES_IN_A_ROW: u32 = 3;
+
+/// Blocks that are remembered by their fingerprint.
+const REMEMBERED: usize = 16;
+
+/// Shortest run that the word-at-a-time search reports. Every failing run is longer.
+const LONG_RUN: u32 = 4;
+
+/// Bytes that the word-at-a-time search for runs looks at before it branches.
+const GROUP: usize = 64;
+
+/// Assessed min-entropy of the device's output, in bits per byte: 1 to 8.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct MinEntropy(u32);
+
+impl MinEntropy {
+    /// Takes `bits` per byte; [`None`] unless it is in 1 to 8.
+    pub(crate) const fn new(bits: u32) -> Option<Self> {
+        match bits {
+            1..=8 => Some(Self(bits)),
+            _ => None,
+        }
+    }
+
+    /// The assessed min-entropy in bits per byte.
+    pub(crate) const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The cutoffs of the SP 800-90B layer for this much min-entropy.
+    ///
+    /// RCT: `1 + ceil(-log2(alpha) / H)` (4.4.1). APT: `1 + critbinom(512, 2^-H, 1 - alpha)` (4.4.2).
+    /// The false-alarm rate alpha of each test is 2^-40 for an intermittent failure and 2^-60 for a
+    /// permanent one. The tests on the host compute the table again with exact binomials.
+    const fn cutoffs(self) -> Cutoffs {
+        match self.0 {
+            1 => Cutoffs::new([41, 61], [336, 355]),
+            2 => Cutoffs::new([21, 31], [201, 220]),
+            3 => Cutoffs::new([15, 21], [123, 139]),
+            4 => Cutoffs::new([11, 16], [78, 91]),
+            5 => Cutoffs::new([9, 13], [51, 62]),
+            6 => Cutoffs::new([8, 11], [35, 44]),
+            7 => Cutoffs::new([7, 10], [26, 32]),
+            _ => Cutoffs::new([6, 9], [19, 25]),
+        }
+    }
+}
+
+/// The two cutoffs of one test, in samples: a count that reaches one is a failure.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Cutoff {
+    /// False-alarm rate 2^-40: an intermittent failure.
+    pub(crate) intermittent: u32,
+    /// False-alarm rate 2^-60: a permanent failure.
+    pub(crate) permanent: u32,
+}
+
+impl Cutoff {
+    /// Judges the highest `count` that `test` has seen in a block.
+    fn judge(self, test: Test, count: u32) -> Option<Failure> {
+        let (severity, cutoff) = if count >= self.permanent {
+            (Severity::Permanent, self.permanent)
+        } else if count >= self.intermittent {
+            (Severity::Intermittent, self.intermittent)
+        } else {
+            return None;
+        };
+        Some(Failure {
+            test,
+            severity,
+            count,
+            cutoff,
+        })
+    }
+}
+
+/// The cutoffs of the SP 800-90B layer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Cutoffs {
+    /// Cutoffs of the repetition count test: length of a run.
+    pub(crate) rct: Cutoff,
+    /// Cutoffs of the adaptive proportion test: matches in a window, its first sample included.
+    pub(crate) apt: Cutoff,
+}
+
+impl Cutoffs {
+    /// Makes the cutoffs from pairs of an intermittent and a permanent one.
+    const fn new(rct: [u32; 2], apt: [u32; 2]) -> Self {
+        let [rct_intermittent, rct_permanent] = rct;
+        let [apt_intermittent, apt_permanent] = apt;
+        Self {
+            rct: Cutoff {
+                intermittent: rct_intermittent,
+                permanent: rct_permanent,
+            },
+            apt: Cutoff {
+                intermittent: apt_intermittent,
+                permanent: apt_permanent,
+            },
+        }
+    }
+}
+
+/// A test that a block can fail.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Test {
+    /// SP 800-90B layer, repetition count test (4.4.1); counts the samples of a run.
+    Rct,
+    /// SP 800-90B layer, adaptive proportion test (4.4.2); counts the matches in a window.
+    Apt,
+    /// Vendor layer, repetition count test; counts the failures in a block.
+    VendorRct,
+    /// Vendor layer, adaptive proportion test; counts the failures in a block.
+    VendorApt,
+    /// Fingerprints; counts how many blocks ago the same block came, 1 for the one just before.
+    RepeatedBlock,
+    /// The device's own tests; counts nothing, the value is the device's status byte.
+    DeviceStatus,
+}
+
+/// How bad a failure is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Severity {
+    /// The block is discarded and the start-up test runs again; three in a row stop the source.
+    Intermittent,
+    /// The source stops at once.
+    Permanent,
+}
+
+/// A failed health test.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Failure {
+    /// The test, and by that its layer.
+    pub(crate) test: Test,
+    /// The severity of this failure alone: the third intermittent one in a row stays intermittent.
+    pub(crate) severity: Severity,
+    /// What the test counted; its meaning is told by [`Test`].
+    pub(crate) count: u32,
+    /// The count at which the test fails with this severity.
+    pub(crate) cutoff: u32,
+}
+
+impl Failure {
+    /// An intermittent failure of `test`.
+    const fn intermittent(test: Test, count: u32, cutoff: u32) -> Self {
+        Self {
+            test,
+            severity: Severity::Intermittent,
+            count,
+            cutoff,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    /// One clause for a log line, such as `SP 800-90B repetition count test: permanent failure, run of
+    /// 16000 equal bytes (cutoff 11)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Intermittent => "intermittent",
+            Severity::Permanent => "permanent",
+        };
+        let (count, cutoff) = (self.count, self.cutoff);
+        match self.test {
+            Test::Rct => write!(
+                f,
+                "SP 800-90B repetition count test: {severity} failure, \
+                 run of {count} equal bytes (cutoff {cutoff})"
+            ),
+            Test::Apt => write!(
+                f,
+                "SP 800-90B adaptive proportion test: {severity} failure, \
+                 {count} equal bytes in a window of {WINDOW} (cutoff {cutoff})"
+            ),
+            Test::VendorRct => write!(
+                f,
+                "vendor's repetition count test: {severity} failure, \
+                 {count} failures in a block (cutoff {cutoff})"
+            ),
+            Test::VendorApt => write!(
+                f,
+                "vendor's adaptive proportion test: {severity} failure, \
+                 {count} failures in a block (cutoff {cutoff})"
+            ),
+            Test::RepeatedBlock => write!(
+                f,
+                "repeated block: {severity} failure, equal to the block {count} before it \
+                 (the last {cutoff} are remembered)"
+            ),
+            Test::DeviceStatus => write!(
+                f,
+                "device's own health tests: {severity} failure, status byte {count}"
+            ),
+        }
+    }
+}
+
+/// Why a block is thrown away although the source goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Why {
+    /// It was the block of the start-up test, which it has passed.
+    StartUp,
+    /// It has failed; the start-up test is due.
+    Failure(Failure),
+}
+
+/// What to do with a block.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use = "a block may be delivered only if the decision says so"]
+pub(crate) enum Decision {
+    /// It may be delivered.
+    Deliver,
+    /// Wipe it and ask for the next one.
+    Discard(Why),
+    /// Wipe it and ask for no more: the source has stopped until [`Health::attach`] or
+    /// [`Health::restart`].
+    Stop(Failure),
+}
+
+/// What the health tests are doing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum State {
+    /// The next block is the start-up test's.
+    StartUp,
+    /// The start-up test has passed: blocks that pass are delivered.
+    Running,
+    /// The start-up block was thrown away and blocks are delivered untested.
+    Untested,
+    /// The source has stopped because of this failure.
+    Stopped(Failure),
+}
+
+/// The vendor layer's numbers, those of `/proc/alrandom/info`, since the device was attached.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct VendorStatistics {
+    /// Most RCT failures in one block.
+    pub(crate) max_rct_failures: u32,
+    /// Most APT failures in one block.
+    pub(crate) max_apt_failures: u32,
+    /// RCT failures in all blocks.
+    pub(crate) total_rct_failures: u64,
+    /// APT failures in all blocks.
+    pub(crate) total_apt_failures: u64,
+    /// 1 from a block with too many RCT failures until the start-up test has passed, otherwise 0.
+    pub(crate) rct_status: u8,
+    /// 2 from a block with too many APT failures until the start-up test has passed, otherwise 0.
+    pub(crate) apt_status: u8,
+    /// Status byte of the device's last answer.
+    pub(crate) device_status: u8,
+}
+
+/// A snapshot of the SP 800-90B layer and of the policy, for `/proc/alrandom/health`.
+///
+/// The counts are those since the device was attached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Statistics {
+    /// Samples (bytes) tested.
+    pub(crate) samples: u64,
+    /// Runs that reached the RCT's intermittent cutoff.
+    pub(crate) rct_failures: u64,
+    /// Windows that reached the APT's intermittent cutoff.
+    pub(crate) apt_failures: u64,
+    /// Intermittent failures of any test, at most one for each block.
+    pub(crate) intermittent: u64,
+    /// Permanent failures, at most one for each block.
+    pub(crate) permanent: u64,
+    /// Blocks used for a start-up test, passed or not.
+    pub(crate) start_up_runs: u64,
+    /// Blocks equal to one of the sixteen before.
+    pub(crate) repeated_blocks: u64,
+    /// Longest run, in samples.
+    pub(crate) longest_run: u32,
+    /// Most matches in one window, its first sample included.
+    pub(crate) highest_count: u32,
+    /// The cutoffs in force.
+    pub(crate) cutoffs: Cutoffs,
+    /// What the health tests are doing.
+    pub(crate) state: State,
+}
+
+/// All state of both layers and of the policy.
+///
+/// A block that fails is discarded, the continuous tests are re-initialised, and the start-up test is
+/// due: the next block is tested and thrown away even if it passes. Three intermittent failures in a
+/// row, no block having been delivered in between, or one permanent failure stop the source.
+pub(crate) struct Health {
+    /// Assessed min-entropy, which the cutoffs of `continuous` come from.
+    min_entropy: MinEntropy,
+    /// The vendor layer.
+    vendor: VendorStatistics,
+    /// The SP 800-90B layer.
+    continuous: Continuous,
+    /// Fingerprints of the last blocks tested.
+    memory: Memory,
+    /// What the next block will be used for.
+    state: State,
+    /// Intermittent failures since the last block that was delivered.
+    in_a_row: u32,
+    /// See [`Statistics::intermittent`].
+    intermittent: u64,
+    /// See [`Statistics::permanent`].
+    permanent: u64,
+    /// See [`Statistics::start_up_runs`].
+    start_up_runs: u64,
+    /// See [`Statistics::repeated_blocks`].
+    repeated_blocks: u64,
+}
+
+impl Health {
+    /// Health tests for a source with `min_entropy` that has not delivered anything yet.
+    pub(crate) const fn new(min_entropy: MinEntropy) -> Self {
+        Self {
+            min_entropy,
+            vendor: VendorStatistics {
+                max_rct_failures: 0,
+                max_apt_failures: 0,
+                total_rct_failures: 0,
+                total_apt_failures: 0,
+                rct_status: 0,
+                apt_status: 0,
+                device_status: 0,
+            },
+            continuous: Continuous::new(min_entropy.cutoffs()),
+            memory: Memory::new(),
+            state: State::StartUp,
+            in_a_row: 0,
+            intermittent: 0,
+            permanent: 0,
+            start_up_runs: 0,
+            repeated_blocks: 0,
+        }
+    }
+
+    /// Uses the cutoffs for `min_entropy` from now on.
+    ///
+    /// If they are others, the continuous tests are re-initialised and the start-up test is due. A
+    /// source that has stopped stays stopped.
+    pub(crate) fn set_min_entropy(&mut self, min_entropy: MinEntropy) {
+        if min_entropy == self.min_entropy {
+            return;
+        }
+        self.min_entropy = min_entropy;
+        self.continuous.cutoffs = min_entropy.cutoffs();
+        self.continuous.reinitialise();
+        if !self.is_stopped() {
+            self.state = State::StartUp;
+        }
+    }
+
+    /// Begins with a new device: every number restarts from zero and the start-up test is due.
+    pub(crate) fn attach(&mut self) {
+        *self = Self::new(self.min_entropy);
+    }
+
+    /// Begins again with the same device, after resume or for an on-demand test (SP 800-90B 4.2).
+    ///
+    /// The start-up test is due, a source that had stopped starts again, and all numbers go on.
+    pub(crate) fn restart(&mut self) {
+        self.continuous.reinitialise();
+        self.state = State::StartUp;
+        self.in_a_row = 0;
+    }
+
+    /// Tests a block that came with the device's status byte 0, and decides what becomes of it.
+    ///
+    /// After a stop nothing is tested and the answer is the failure that stopped the source.
+    pub(crate) fn test_block(&mut self, data: &[u8; BLOCK]) -> Decision {
+        if let State::Stopped(failure) = self.state {
+            return Decision::Stop(failure);
+        }
+        self.vendor.device_status = 0;
+        let start_up = self.state != State::Running;
+        if start_up {
+            self.start_up_runs = self.start_up_runs.wrapping_add(1);
+        }
+        if let Some(failure) = self.examine(data).worst() {
+            return self.fail(failure);
+        }
+        if start_up {
+            self.state = State::Running;
+            self.vendor.rct_status = 0;
+            self.vendor.apt_status = 0;
+            return Decision::Discard(Why::StartUp);
+        }
+        self.in_a_row = 0;
+        Decision::Deliver
+    }
+
+    /// Decides what becomes of a block while the tests are switched off.
+    ///
+    /// The block that a start-up test would use is still thrown away. The start-up test is due as soon
+    /// as a block is tested again.
+    pub(crate) fn untested_block(&mut self) -> Decision {
+        if let State::Stopped(failure) = self.state {
+            return Decision::Stop(failure);
+        }
+        self.vendor.device_status = 0;
+        self.continuous.reinitialise();
+        let start_up = self.state == State::StartUp;
+        self.state = State::Untested;
+        if start_up {
+            return Decision::Discard(Why::StartUp);
+        }
+        self.in_a_row = 0;
+        Decision::Deliver
+    }
+
+    /// Decides what follows from an answer whose status byte `status` was not 0.
+    ///
+    /// Its data are worthless and were not tested; the stream of samples has a gap.
+    pub(crate) fn device_failure(&mut self, status: u8) -> Decision {
+        if let State::Stopped(failure) = self.state {
+            return Decision::Stop(failure);
+        }
+        self.vendor.device_status = status;
+        self.fail(Failure::intermittent(
+            Test::DeviceStatus,
+            u32::from(status),
+            1,
+        ))
+    }
+
+    /// Whether the source has stopped, until [`Health::attach`] or [`Health::restart`].
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.state, State::Stopped(_))
+    }
+
+    /// The vendor layer's numbers.
+    pub(crate) fn vendor(&self) -> &VendorStatistics {
+        &self.vendor
+    }
+
+    /// The other numbers.
+    pub(crate) fn statistics(&self) -> Statistics {
+        Statistics {
+            samples: self.continuous.samples,
+            rct_failures: self.continuous.rct_failures,
+            apt_failures: self.continuous.apt_failures,
+            intermittent: self.intermittent,
+            permanent: self.permanent,
+            start_up_runs: self.start_up_runs,
+            repeated_blocks: self.repeated_blocks,
+            longest_run: self.continuous.longest_run,
+            highest_count: self.continuous.highest_count,
+            cutoffs: self.continuous.cutoffs,
+            state: self.state,
+        }
+    }
+
+    /// Runs every test over `data` and updates every number, but not the policy's.
+    fn examine(&mut self, data: &[u8; BLOCK]) -> Findings {
+        // The search for runs is the same for both layers.
+        let mut vendor_rct_failures: u32 = 0;
+        let [rct, apt] = self.continuous.test(data, |length| {
+            let failures = vendor_rct_failures_in_run(length);
+            vendor_rct_failures = vendor_rct_failures.wrapping_add(failures);
+        });
+        let [vendor_rct, vendor_apt] = self
+            .vendor
+            .count(vendor_rct_failures, vendor_apt_failures(data));
+
+        let repeated = self.memory.recall(fingerprint(data)).map(|blocks| {
+            self.repeated_blocks = self.repeated_blocks.wrapping_add(1);
+            Failure::intermittent(Test::RepeatedBlock, blocks, REMEMBERED as u32)
+        });
+
+        Findings([rct, apt, vendor_rct, vendor_apt, repeated])
+    }
+
+    /// Applies the policy to a failure.
+    fn fail(&mut self, failure: Failure) -> Decision {
+        self.continuous.reinitialise();
+        self.in_a_row = self.in_a_row.wrapping_add(1);
+        let stop = match failure.severity {
+            Severity::Permanent => {
+                self.permanent = self.permanent.wrapping_add(1);
+                true
+            }
+            Severity::Intermittent => {
+                self.intermittent = self.intermittent.wrapping_add(1);
+                self.in_a_row >= FAILURES_IN_A_ROW
+            }
+        };
+        if stop {
+            self.state = State::Stopped(failure);
+            Decision::Stop(failure)
+        } else {
+            self.state = State::StartUp;
+            Decision::Discard(Why::Failure(failure))
+        }
+    }
+}
+
+/// What the tests found in one block, the most telling failure first.
+struct Findings([Option<Failure>; 5]);
+
+impl Findings {
+    /// The failure to act on: a permanent one if there is any, otherwise the first.
+    fn worst(self) -> Option<Failure> {
+        let Self(failures) = self;
+        let mut worst: Option<Failure> = None;
+        for failure in failures.into_iter().flatten() {
+            if worst.is_none() || failure.severity == Severity::Permanent {
+                worst = Some(failure);
+            }
+            if failure.severity == Severity::Permanent {
+                break;
+            }
+        }
+        worst
+    }
+}
+
+impl VendorStatistics {
+    /// Adds the failures of one block and judges them.
+    fn count(&mut self, rct_failures: u32, apt_failures: u32) -> [Option<Failure>; 2] {
+        self.max_rct_failures = self.max_rct_failures.max(rct_failures);
+        self.max_apt_failures = self.max_apt_failures.max(apt_failures);
+        self.total_rct_failures = self
+            .total_rct_failures
+            .wrapping_add(u64::from(rct_failures));
+        self.total_apt_failures = self
+            .total_apt_failures
+            .wrapping_add(u64::from(apt_failures));
+        let rct = (rct_failures > VENDOR_FAILURES).then(|| {
+            self.rct_status = VENDOR_RCT_STATUS;
+            Failure::intermittent(Test::VendorRct, rct_failures, VENDOR_FAILURES + 1)
+        });
+        let apt = (apt_failures > VENDOR_FAILURES).then(|| {
+            self.apt_status = VENDOR_APT_STATUS;
+            Failure::intermittent(Test::VendorApt, apt_failures, VENDOR_FAILURES + 1)
+        });
+        [rct, apt]
+    }
+}
+
+/// Failures that the vendor's repetition count test finds in a run of `length` equal bytes.
+///
+/// The byte that completes a failure is the first of the next run, so the first failure takes
+/// [`VENDOR_RUN`] bytes and each further one takes a byte less.
+fn vendor_rct_failures_in_run(length: u32) -> u32 {
+    length.saturating_sub(1) / (VENDOR_RUN - 1)
+}
+
+/// Failures that the vendor's adaptive proportion test finds in a block.
+///
+/// A window that the end of the block cuts short is never judged.
+fn vendor_apt_failures(data: &[u8; BLOCK]) -> u32 {
+    let mut failures: u32 = 0;
+    for window in data.chunks_exact(VENDOR_WINDOW) {
+        let [reference, compared @ .., _] = window else {
+            continue;
+        };
+        if equal(compared, *reference) > VENDOR_MATCHES {
+            failures = failures.wrapping_add(1);
+        }
+    }
+    failures
+}
+
+/// The continuous tests of SP 800-90B 4.4, over a stream that comes in pieces of any length.
+pub(crate) struct Continuous {
+    /// The cutoffs in force.
+    cutoffs: Cutoffs,
+    /// RCT: the last sample.
+    last: u8,
+    /// RCT: how many times in a row `last` has come; 0 before the first sample.
+    run: u32,
+    /// APT: the first sample of the open window.
+    reference: u8,
+    /// APT: samples in the open window, less than [`WINDOW`]; 0 if none is open.
+    seen: usize,
+    /// APT: matches in the open window, its first sample included.
+    matches: u32,
+    /// See [`Statistics::samples`].
+    samples: u64,
+    /// See [`Statistics::rct_failures`].
+    rct_failures: u64,
+    /// See [`Statistics::apt_failures`].
+    apt_failures: u64,
+    /// See [`Statistics::longest_run`].
+    longest_run: u32,
+    /// See [`Statistics::highest_count`].
+    highest_count: u32,
+}
+
+impl Continuous {
+    /// Tests with these cutoffs, before the first sample.
+    pub(crate) const fn new(cutoffs: Cutoffs) -> Self {
+        Self {
+            cutoffs,
+            last: 0,
+            run: 0,
+            reference: 0,
+            seen: 0,
+            matches: 0,
+            samples: 0,
+            rct_failures: 0,
+            apt_failures: 0,
+            longest_run: 0,
+            highest_count: 0,
+        }
+    }
+
+    /// Begins a new stream: the next sample is the first. The numbers go on.
+    fn reinitialise(&mut self) {
+        self.run = 0;
+        self.seen = 0;
+        self.matches = 0;
+    }
+
+    /// Tests the samples `data` that follow those before, and judges the two tests.
+    ///
+    /// The whole of `data` is tested, also behind a failure. `each_run` is called with the length of
+    /// each run inside `data` that has at least [`LONG_RUN`] samples.
+    pub(crate) fn test(&mut self, data: &[u8], each_run: impl FnMut(u32)) -> [Option<Failure>; 2] {
+        self.samples = self.samples.wrapping_add(data.len() as u64);
+        let longest = self.repetition_count(data, each_run);
+        let highest = self.adaptive_proportion(data);
+        self.longest_run = self.longest_run.max(longest);
+        self.highest_count = self.highest_count.max(highest);
+        [
+            self.cutoffs.rct.judge(Test::Rct, longest),
+            self.cutoffs.apt.judge(Test::Apt, highest),
+        ]
+    }
+
+    /// Does the RCT over `data` and returns the length that its longest run has reached.
+    ///
+    /// The result may be too small while it is below both [`LONG_RUN`] and `longest_run`.
+    fn repetition_count(&mut self, data: &[u8], mut each_run: impl FnMut(u32)) -> u32 {
+        let (Some(first), Some(last)) = (data.first(), data.last()) else {
+            return 0;
+        };
+        let cutoff = self.cutoffs.rct.intermittent;
+        let mut failures: u64 = 0;
+
+        // The first run may go on from the data before; then it may have failed already.
+        let carried = if *first == self.last { self.run } else { 0 };
+        let leading = run_length(data.iter(), *first);
+        let mut longest = carried.saturating_add(leading);
+        if carried < cutoff && longest >= cutoff {
+            failures = failures.wrapping_add(1);
+        }
+
+        for run in Runs::new(data) {
+            each_run(run.length);
+            longest = longest.max(run.length);
+            if run.start > 0 && run.length >= cutoff {
+                failures = failures.wrapping_add(1);
+            }
+        }
+        if self.longest_run < LONG_RUN - 1 {
+            longest = longest.max(longest_run(data));
+        }
+
+        let trailing = run_length(data.iter().rev(), *last);
+        self.run = if trailing as usize == data.len() {
+            carried.saturating_add(trailing)
+        } else {
+            trailing
+        };
+        self.last = *last;
+        self.rct_failures = self.rct_failures.wrapping_add(failures);
+        longest
+    }
+
+    /// Does the APT over `data` and returns the highest count that a window has reached.
+    fn adaptive_proportion(&mut self, mut data: &[u8]) -> u32 {
+        let mut highest: u32 = 0;
+        while let Some(first) = data.first() {
+            if self.seen == 0 {
+                self.reference = *first;
+                self.matches = 0;
+            }
+            let rest_of_window = WINDOW.saturating_sub(self.seen).min(data.len());
+            let Some((window, rest)) = data.split_at_checked(rest_of_window) else {
+                break;
+            };
+            let before = self.matches;
+            self.matches = before.saturating_add(equal(window, self.reference));
+            highest = highest.max(self.matches);
+            let cutoff = self.cutoffs.apt.intermittent;
+            if before < cutoff && self.matches >= cutoff {
+                self.apt_failures = self.apt_failures.wrapping_add(1);
+            }
+            self.seen = self.seen.wrapping_add(window.len());
+            if self.seen >= WINDOW {
+                self.seen = 0;
+            }
+            data = rest;
+        }
+        highest
+    }
+}
+
+/// Counts the bytes at the beginning of `data` that are equal to `value`.
+fn run_length<'a>(data: impl Iterator<Item = &'a u8>, value: u8) -> u32 {
+    data.take_while(|byte| **byte == value)
+        .fold(0, |length: u32, _| length.saturating_add(1))
+}
+
+/// The length of the longest run in `data`, byte by byte.
+#[cold]
+fn longest_run(data: &[u8]) -> u32 {
+    let mut longest: u32 = 0;
+    let mut length: u32 = 0;
+    let mut last = None;
+    for byte in data {
+        length = if last == Some(byte) {
+            length.saturating_add(1)
+        } else {
+            1
+        };
+        longest = longest.max(length);
+        last = Some(byte);
+    }
+    longest
+}
+
+/// A run of equal bytes.
+struct Run {
+    /// Position of its first byte.
+    start: usize,
+    /// Its length in bytes.
+    length: u32,
+}
+
+/// The runs of at least [`LONG_RUN`] bytes in a piece of data, in their order.
+struct Runs<'a> {
+    /// The data.
+    data: &'a [u8],
+    /// Where the search goes on: the beginning of a run.
+    position: usize,
+}
+
+impl<'a> Runs<'a> {
+    /// Searches `data` from its beginning.
+    fn new(data: &'a [u8]) -> Self {
+        Self { data, position: 0 }
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        loop {
+            let start = self.position;
+            let rest = self.data.get(start..)?;
+            let length = run_length(rest.iter(), *rest.first()?);
+            self.position = start.saturating_add(length as usize);
+            if length >= LONG_RUN {
+                return Some(Run { start, length });
+            }
+        }
+    }
+}
+
+/// Counts the bytes of `data` that are equal to `reference`.
+fn equal(data: &[u8], reference: u8) -> u32 {
+    data.iter().fold(0, |count: u32, byte| {
+        count.wrapping_add(u32::from(*byte == reference))
+    })
+}
+
+/// Fingerprints of the last [`REMEMBERED`] blocks.
+struct Memory {
+    /// The fingerprints, the latest first; [`None`] where there was no block yet.
+    fingerprints: [Option<u64>; REMEMBERED],
+}
+
+impl Memory {
+    /// Remembers no block.
+    const fn new() -> Self {
+        Self {
+            fingerprints: [None; REMEMBERED],
+        }
+    }
+
+    /// Remembers `fingerprint` and says how many blocks ago the same came last, if it did.
+    fn recall(&mut self, fingerprint: u64) -> Option<u32> {
+        let blocks = self
+            .fingerprints
+            .iter()
+            .zip(1u32..)
+            .find(|(old, _)| **old == Some(fingerprint))
+            .map(|(_, blocks)| blocks);
+        self.fingerprints.rotate_right(1);
+        if let Some(latest) = self.fingerprints.first_mut() {
+            *latest = Some(fingerprint);
+        }
+        blocks
+    }
+}
+
+/// A fingerprint of a block.
+///
+/// Equal blocks have equal fingerprints. Two blocks of random bytes have the same one with
+/// probability 2^-64; nothing here has to resist an attacker, who could send anything.
+fn fingerprint(data: &[u8; BLOCK]) -> u64 {
+    // Two running sums, as in Fletcher's checksum: the second one knows the order of the words.
+    let mut sum: u64 = 0;
+    let mut sum_of_sums: u64 = 0;
+    for bytes in data.chunks_exact(8) {
+        sum = sum.wrapping_add(word(bytes));
+        sum_of_sums = sum_of_sums.wrapping_add(sum);
+    }
+    sum.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32) ^ sum_of_sums
+}
+
+/// The first eight bytes of `bytes` as a word whose lowest byte is the first one.
+///
+/// All callers pass at least eight; the value for fewer is 0.
+fn word(bytes: &[u8]) -> u64 {
+    bytes
+        .first_chunk()
+        .map_or(0, |word| u64::from_le_bytes(*word))
+}
+
+/// A known-answer vector of [`self_test`] whose answer was another one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct SelfTestFailure {
+    /// What the vector shows.
+    vector: &'static str,
+    /// Assessed min-entropy, in bits per byte, that the vector ran with.
+    min_entropy: u32,
+}
+
+impl fmt::Display for SelfTestFailure {
+    /// One clause for a log line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            vector,
+            min_entropy,
+        } = self;
+        write!(
+            f,
+            "known-answer vector \"{vector}\" disagrees at a min-entropy of {min_entropy} bits per byte"
+        )
+    }
+}
+
+/// The cutoffs that the self-test demands, for min-entropies of 1 to 8 bits per byte: RCT
+/// intermittent and permanent, APT intermittent and permanent.
+///
+/// They are the standard's, written down a second time: a vector that took its cutoff from the code
+/// under test would follow each of its errors.
+const KNOWN_CUTOFFS: [[u32; 4]; 8] = [
+    [41, 61, 336, 355],
+    [21, 31, 201, 220],
+    [15, 21, 123, 139],
+    [11, 16, 78, 91],
+    [9, 13, 51, 62],
+    [8, 11, 35, 44],
+    [7, 10, 26, 32],
+    [6, 9, 19, 25],
+];
+
+/// Runs known-answer vectors through every test of both layers and through the policy: each test must
+/// pass just below its cutoff and fail at it, inside a block and across the border of two.
+///
+/// `scratch` holds the blocks; what is in it before does not matter. An error means that this build
+/// must not be used.
+pub(crate) fn self_test(scratch: &mut [u8; BLOCK]) -> Result<(), SelfTestFailure> {
+    for (min_entropy, known) in (1..).zip(KNOWN_CUTOFFS) {
+        let failed = |vector| SelfTestFailure {
+            vector,
+            min_entropy,
+        };
+        let min_entropy = MinEntropy::new(min_entropy).ok_or(failed("min-entropy"))?;
+        continuous_vectors(scratch, min_entropy, known).map_err(failed)?;
+        vendor_vectors(scratch, min_entropy).map_err(failed)?;
+        policy_vectors(scratch, min_entropy).map_err(failed)?;
+    }
+    if MinEntropy::new(0).is_some() || MinEntropy::new(9).is_some() {
+        return Err(SelfTestFailure {
+            vector: "range of the min-entropy",
+            min_entropy: 0,
+        });
+    }
+    Ok(())
+}
+
+/// Turns a comparison into the result of a vector.
+fn expect(agrees: bool, vector: &'static str) -> Result<(), &'static str> {
+    agrees.then_some(()).ok_or(vector)
+}
+
+/// Fills `block` with bytes that fail no test and are never 0: a counter from 1 to 255 that begins
+/// at `1 + seed`.
+fn background(block: &mut [u8; BLOCK], seed: u8) {
+    let mut value = seed;
+    for byte in block {
+        value = if value == u8::MAX {
+            1
+        } else {
+            value.wrapping_add(1)
+        };
+        *byte = value;
+    }
+}
+
+/// Writes zeros to `positions` of `block`, which a position is counted from the beginning of; those
+/// that are not in the block are left out.
+fn plant(block: &mut [u8; BLOCK], positions: impl Iterator<Item = usize>) {
+    for position in positions {
+        if let Some(byte) = block.get_mut(position) {
+            *byte = 0;
+        }
+    }
+}
+
+/// Positions of `count` bytes, at least two, that are spread evenly over the window that begins at
+/// `start`, its first and its last byte among them, and of the byte behind the window.
+fn spread(start: usize, count: u32) -> impl Iterator<Item = usize> {
+    let last = count.saturating_sub(1).max(1) as usize;
+    (0..=last)
+        .map(move |index| index.saturating_mul(WINDOW - 1) / last)
+        .chain([WINDOW])
+        .map(move |offset| start.saturating_add(offset))
+}
+
+/// The vectors of the SP 800-90B layer. An error is the vector's name.
+fn continuous_vectors(
+    scratch: &mut [u8; BLOCK],
+    min_entropy: MinEntropy,
+    known: [u32; 4],
+) -> Result<(), &'static str> {
+    // Where the first window that a block of 16000 samples cuts begins.
+    const CUT_WINDOW: usize = BLOCK - BLOCK % WINDOW;
+
+    let [rct_intermittent, rct_permanent, apt_intermittent, apt_permanent] = known;
+    let below = |cutoff: u32| cutoff.saturating_sub(1);
+    let failure = |test, severity, count, cutoff| {
+        Some(Failure {
+            test,
+            severity,
+            count,
+            cutoff,
+        })
+    };
+
+    let rct = |severity, count, cutoff| failure(Test::Rct, severity, count, cutoff);
+    for (count, answer, vector) in [
+        (
+            below(rct_intermittent),
+            None,
+            "RCT below the intermittent cutoff",
+        ),
+        (
+            rct_intermittent,
+            rct(Severity::Intermittent, rct_intermittent, rct_intermittent),
+            "RCT at the intermittent cutoff",
+        ),
+        (
+            below(rct_permanent),
+            rct(
+                Severity::Intermittent,
+                below(rct_permanent),
+                rct_intermittent,
+            ),
+            "RCT below the permanent cutoff",
+        ),
+        (
+            rct_permanent,
+            rct(Severity::Permanent, rct_permanent, rct_permanent),
+            "RCT at the permanent cutoff",
+        ),
+    ] {
+        let count = count as usize;
+
+        let mut tests = Continuous::new(min_entropy.cutoffs());
+        background(scratch, 0);
+        plant(scratch, (777..).take(count));
+        expect(tests.test(scratch, |_| ()) == [answer, None], vector)?;
+
+        // All but the last sample of the run in the first block.
+        let mut tests = Continuous::new(min_entropy.cutoffs());
+        background(scratch, 0);
+        let start = (BLOCK + 1).saturating_sub(count);
+        plant(scratch, (start..).take(count));
+        let [before, _] = tests.test(scratch, |_| ());
+        expect(
+            before.is_none() || count > rct_intermittent as usize,
+            vector,
+        )?;
+        background(scratch, 0);
+        plant(scratch, 0..1);
+        expect(tests.test(scratch, |_| ()) == [answer, None], vector)?;
+    }
+
+    let apt = |severity, count, cutoff| failure(Test::Apt, severity, count, cutoff);
+    for (count, answer, vector) in [
+        (
+            below(apt_intermittent),
+            None,
+            "APT below the intermittent cutoff",
+        ),
+        (
+            apt_intermittent,
+            apt(Severity::Intermittent, apt_intermittent, apt_intermittent),
+            "APT at the intermittent cutoff",
+        ),
+        (
+            below(apt_permanent),
+            apt(
+                Severity::Intermittent,
+                below(apt_permanent),
+                apt_intermittent,
+            ),
+            "APT below the permanent cutoff",
+        ),
+        (
+            apt_permanent,
+            apt(Severity::Permanent, apt_permanent, apt_permanent),
+            "APT at the permanent cutoff",
+        ),
+    ] {
+        let mut tests = Continuous::new(min_entropy.cutoffs());
+        background(scratch, 0);
+        plant(scratch, spread(3 * WINDOW, count));
+        expect(tests.test(scratch, |_| ()) == [None, answer], vector)?;
+
+        // The window that both blocks have a part of.
+        let mut tests = Continuous::new(min_entropy.cutoffs());
+        background(scratch, 0);
+        plant(scratch, spread(CUT_WINDOW, count));
+        expect(tests.test(scratch, |_| ()) == [None, None], vector)?;
+        background(scratch, 0);
+        plant(
+            scratch,
+            spread(CUT_WINDOW, count).filter_map(|position| position.checked_sub(BLOCK)),
+        );
+        expect(tests.test(scratch, |_| ()) == [None, answer], vector)?;
+    }
+    Ok(())
+}
+
+/// The vectors of the vendor layer. An error is the vector's name.
+fn vendor_vectors(scratch: &mut [u8; BLOCK], min_entropy: MinEntropy) -> Result<(), &'static str> {
+    // RCT: runs of a length, and how many of them; the failures they must give.
+    for (length, runs, failures, vector) in [
+        (4, 200, 0, "vendor's RCT: runs of 4 are no failure"),
+        (5, 6, 6, "vendor's RCT: six runs of 5 pass"),
+        (5, 7, 7, "vendor's RCT: seven runs of 5 fail"),
+        (28, 1, 6, "vendor's RCT: a run of 28 passes"),
+        (29, 1, 7, "vendor's RCT: a run of 29 fails"),
+    ] {
+        background(scratch, 0);
+        for start in (3..).step_by(73).take(runs) {
+            plant(scratch, (start..).take(length));
+        }
+        let (rct, _, statistics) = vendor_layer(scratch, min_entropy);
+        let answer = (failures > 6).then(|| Failure::intermittent(Test::VendorRct, failures, 7));
+        let status = if answer.is_some() { 1 } else { 0 };
+        expect(
+            rct == answer
+                && statistics.rct_status == status
+                && statistics.max_rct_failures == failures
+                && statistics.total_rct_failures == u64::from(failures),
+            vector,
+        )?;
+    }
+
+    // RCT: a run that goes on in the next block is two runs.
+    let mut health = Health::new(min_entropy);
+    background(scratch, 0);
+    plant(scratch, BLOCK - 4..BLOCK);
+    let _ = health.examine(scratch);
+    background(scratch, 0);
+    plant(scratch, 0..4);
+    let _ = health.examine(scratch);
+    expect(
+        health.vendor.total_rct_failures == 0,
+        "vendor's RCT restarts with each block",
+    )?;
+
+    // APT: zeros in a window, its first byte among them, and how many such windows; the failures they
+    // must give. The byte that ends the window is always 0 and must not count.
+    let five: &[usize] = &[0, 1, 13, 25, 37, 63, 64];
+    let six: &[usize] = &[0, 1, 13, 25, 37, 49, 63, 64];
+    for (offsets, windows, failures, vector) in [
+        (five, 246, 0, "vendor's APT: five matches are no failure"),
+        (six, 6, 6, "vendor's APT: six windows with six matches pass"),
+        (
+            six,
+            7,
+            7,
+            "vendor's APT: seven windows with six matches fail",
+        ),
+    ] {
+        background(scratch, 0);
+        for start in (0..).step_by(65).take(windows) {
+            plant(
+                scratch,
+                offsets.iter().map(|offset| offset.saturating_add(start)),
+            );
+        }
+        let (_, apt, statistics) = vendor_layer(scratch, min_entropy);
+        let answer = (failures > 6).then(|| Failure::intermittent(Test::VendorApt, failures, 7));
+        let status = if answer.is_some() { 2 } else { 0 };
+        expect(
+            apt == answer
+                && statistics.apt_status == status
+                && statistics.max_apt_failures == failures
+                && statistics.total_apt_failures == u64::from(failures),
+            vector,
+        )?;
+    }
+
+    // APT: 16000 bytes are 246 windows and ten bytes of one that is never finished.
+    background(scratch, 0);
+    plant(
+        scratch,
+        [0, 1, 2, 4, 5, 6, 8]
+            .into_iter()
+            .map(|offset| 15990 + offset),
+    );
+    let (_, _, statistics) = vendor_layer(scratch, min_entropy);
+    expect(
+        statistics.total_apt_failures == 0,
+        "vendor's APT: an unfinished window is no failure",
+    )
+}
+
+/// The vendor layer's RCT and APT verdicts on `block`, and its numbers, when it is the first one.
+fn vendor_layer(
+    block: &[u8; BLOCK],
+    min_entropy: MinEntropy,
+) -> (Option<Failure>, Option<Failure>, VendorStatistics) {
+    let mut health = Health::new(min_entropy);
+    let Findings([_, _, rct, apt, _]) = health.examine(block);
+    (rct, apt, health.vendor)
+}
+
+/// The vectors of the policy. An error is the vector's name.
+fn policy_vectors(scratch: &mut [u8; BLOCK], min_entropy: MinEntropy) -> Result<(), &'static str> {
+    let mut health = Health::new(min_entropy);
+    let mut healthy = |health: &mut Health, seed| {
+        background(scratch, seed);
+        health.test_block(scratch)
+    };
+
+    let vector = "start-up test";
+    expect(
+        healthy(&mut health, 0) == Decision::Discard(Why::StartUp),
+        vector,
+    )?;
+    expect(healthy(&mut health, 1) == Decision::Deliver, vector)?;
+
+    let vector = "repeated block";
+    let repeated = |blocks| Failure::intermittent(Test::RepeatedBlock, blocks, 16);
+    expect(
+        healthy(&mut health, 0) == Decision::Discard(Why::Failure(repeated(2))),
+        vector,
+    )?;
+    expect(
+        healthy(&mut health, 2) == Decision::Discard(Why::StartUp),
+        vector,
+    )?;
+    for seed in 3..18 {
+        expect(healthy(&mut health, seed) == Decision::Deliver, vector)?;
+    }
+    expect(
+        healthy(&mut health, 2) == Decision::Discard(Why::Failure(repeated(16))),
+        vector,
+    )?;
+    expect(
+        healthy(&mut health, 1) == Decision::Discard(Why::StartUp),
+        vector,
+    )?;
+
+    let vector = "three intermittent failures in a row";
+    let failure = Failure::intermittent(Test::DeviceStatus, 4, 1);
+    let discard = Decision::Discard(Why::Failure(failure));
+    expect(healthy(&mut health, 20) == Decision::Deliver, vector)?;
+    expect(health.device_failure(4) == discard, vector)?;
+    expect(health.device_failure(4) == discard, vector)?;
+    expect(
+        healthy(&mut health, 21) == Decision::Discard(Why::StartUp),
+        vector,
+    )?;
+    expect(!health.is_stopped(), vector)?;
+    expect(health.device_failure(4) == Decision::Stop(failure), vector)?;
+    expect(health.is_stopped(), vector)?;
+    expect(healthy(&mut health, 22) == Decision::Stop(failure), vector)?;
+    expect(health.untested_block() == Decision::Stop(failure), vector)?;
+
+    let vector = "restart";
+    health.restart();
+    expect(
+        healthy(&mut health, 23) == Decision::Discard(Why::StartUp),
+        vector,
+    )?;
+    expect(healthy(&mut health, 24) == Decision::Deliver, vector)?;
+
+    let vector = "permanent failure";
+    background(scratch, 0);
+    plant(scratch, 0..BLOCK);
+    let Decision::Stop(failure) = health.test_block(scratch) else {
+        return Err(vector);
+    };
+    expect(
+        failure.test == Test::Rct
+            && failure.severity == Severity::Permanent
+            && failure.count == BLOCK as u32
+            && health.is_stopped(),
+        vector,
+    )
+}
