@@ -1,0 +1,986 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! USB drivers: registration, devices and their interfaces, requests.
+//!
+//! Why it is here: `rust/kernel/usb.rs` is compiled only where USB is built in (distributions build
+//! it as a module), gives its callbacks no data of the driver's own, and has no requests (URBs), no
+//! control messages, no power management and no hand-over from other drivers. What would retire it:
+//! these in `rust/kernel/usb.rs`.
+//!
+//! C header: [`include/linux/usb.h`](srctree/include/linux/usb.h)
+
+use super::{
+    sensitive::SensitiveBuffer,
+    tty::ExclusiveTty,
+    workqueue::Trigger, //
+};
+use core::{
+    ffi::c_void,
+    mem::{
+        offset_of,
+        ManuallyDrop, //
+    },
+    ops::Deref,
+    ptr::{
+        self,
+        NonNull, //
+    },
+    slice, //
+};
+use kernel::{
+    bindings,
+    device,
+    error::{
+        from_result,
+        to_result, //
+    },
+    prelude::*,
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        Arc, //
+    },
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    }, //
+};
+
+/// One entry of a driver's table of devices: C's `USB_DEVICE_INTERFACE_CLASS`.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(crate) struct DeviceId(bindings::usb_device_id);
+
+impl DeviceId {
+    /// Matches interfaces of class `class` on the devices `vendor`:`product`.
+    pub(crate) const fn new(vendor: u16, product: u16, class: u8) -> Self {
+        Self(bindings::usb_device_id {
+            // CAST: The flags are those of a 16-bit field.
+            match_flags: (bindings::USB_DEVICE_ID_MATCH_DEVICE
+                | bindings::USB_DEVICE_ID_MATCH_INT_CLASS) as u16,
+            idVendor: vendor,
+            idProduct: product,
+            bInterfaceClass: class,
+            ..pin_init::zeroed()
+        })
+    }
+
+    /// The entry that ends a table.
+    pub(crate) const fn end() -> Self {
+        Self(pin_init::zeroed())
+    }
+
+    /// Whether the entry names the device with these ids.
+    fn matches_device(&self, vendor: u16, product: u16) -> bool {
+        self.0.match_flags != 0 && self.0.idVendor == vendor && self.0.idProduct == product
+    }
+}
+
+// SAFETY: The entries are never changed.
+unsafe impl Sync for DeviceId {}
+
+/// Makes the aliases of a table of [`DeviceId`]s known to `modpost`, so that the module is loaded
+/// when such a device is plugged in.
+#[macro_export]
+macro_rules! usb_device_table {
+    ($table:path) => {
+        #[cfg(MODULE)]
+        const _: () = {
+            // The name tells `modpost` whose table it is and of what kind.
+            #[export_name = "__mod_device_table__kmod_alrandom__usb__table"]
+            #[used(compiler)]
+            static ALIASES: [$crate::abstractions::usb::DeviceId; $table.len()] = $table;
+        };
+    };
+}
+
+/// A USB driver.
+pub(crate) trait Driver: Send + Sync + 'static {
+    /// The driver's name in `/sys/bus/usb/drivers`.
+    const NAME: &'static CStr;
+    /// What the driver wants to be asked about, ended by [`DeviceId::end`].
+    const TABLE: &'static [DeviceId];
+    /// What the driver keeps for each interface that it has bound.
+    type Data: Send + Sync + 'static;
+
+    /// Called for an interface in the table that no driver has bound; may sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` leaves the interface to others without a word in the log.
+    fn probe(&self, device: &LockedDevice<'_>, interface: &Interface) -> Result<KBox<Self::Data>>;
+
+    /// Called when the interface goes: unplugged, taken away, or the driver is being removed.
+    ///
+    /// When this returns, nothing may use the interface any more.
+    fn disconnect(&self, interface: &Interface, data: KBox<Self::Data>);
+
+    /// Called before the device loses power or is reset: no request may be under way after this.
+    fn suspend(&self, interface: &Interface, data: &Self::Data);
+
+    /// Called when the device can be used again; `reset` says that it has forgotten its state.
+    fn resume(&self, interface: &Interface, data: &Self::Data, reset: bool);
+}
+
+/// A registered driver.
+///
+/// Dropping it disconnects the driver from all its interfaces.
+///
+/// # Invariants
+///
+/// `raw` is registered, and it is the `raw` of a pinned `Registration<T>`.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Registration<T: Driver> {
+    /// The C side.
+    #[pin]
+    raw: Opaque<bindings::usb_driver>,
+    /// What the callbacks work on.
+    driver: Arc<T>,
+}
+
+// SAFETY: Registering and removing can be done from any thread, and `T` is `Send` and `Sync`.
+unsafe impl<T: Driver> Send for Registration<T> {}
+// SAFETY: There are no methods on a shared registration but the callbacks, which only use `driver`.
+unsafe impl<T: Driver> Sync for Registration<T> {}
+
+impl<T: Driver> Registration<T> {
+    /// Registers a driver that is part of `module`; its `probe()` is called before this returns.
+    ///
+    /// # Errors
+    ///
+    /// Those of `usb_register_driver()`.
+    pub(crate) fn new(module: &'static ThisModule, driver: Arc<T>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            // `driver` comes first: interfaces are probed as soon as the driver is registered.
+            driver,
+            // INVARIANT: Where this succeeds, the driver is registered.
+            raw <- Opaque::try_ffi_init(move |slot: *mut bindings::usb_driver| {
+                // SAFETY: `slot` is valid for writing and pinned, and the names are static.
+                unsafe {
+                    slot.write(bindings::usb_driver {
+                        name: T::NAME.as_char_ptr(),
+                        // `DeviceId` is transparent.
+                        id_table: T::TABLE.as_ptr().cast(),
+                        probe: Some(Self::probe),
+                        disconnect: Some(Self::disconnect),
+                        suspend: Some(Self::suspend),
+                        resume: Some(Self::resume),
+                        reset_resume: Some(Self::reset_resume),
+                        pre_reset: Some(Self::pre_reset),
+                        post_reset: Some(Self::post_reset),
+                        ..pin_init::zeroed()
+                    });
+                    to_result(bindings::usb_register_driver(
+                        slot,
+                        module.as_ptr(),
+                        T::NAME.as_char_ptr(),
+                    ))
+                }
+            }),
+        })
+    }
+
+    /// The driver that an interface is bound to, or being bound to.
+    ///
+    /// # Safety
+    ///
+    /// The interface's driver must be a `Registration<T>` that outlives `'a`.
+    unsafe fn driver<'a>(interface: *mut bindings::usb_interface) -> &'a T {
+        // SAFETY: By the safety requirements; `Opaque` is transparent.
+        unsafe {
+            let driver = (*interface).dev.driver;
+            let raw = driver
+                .byte_sub(offset_of!(bindings::usb_driver, driver))
+                .cast::<Opaque<bindings::usb_driver>>();
+            &(*kernel::container_of!(raw, Self, raw)).driver
+        }
+    }
+
+    /// The driver's data for an interface.
+    ///
+    /// # Safety
+    ///
+    /// `interface` must be bound to a `Registration<T>` and stay so during `'a`.
+    unsafe fn data<'a>(interface: *mut bindings::usb_interface) -> &'a T::Data {
+        // SAFETY: `probe()` stored the data, and only `disconnect()` takes it.
+        unsafe {
+            <KBox<T::Data> as ForeignOwnable>::borrow(bindings::dev_get_drvdata(
+                &raw mut (*interface).dev,
+            ))
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the USB core for an interface that is being bound to a `Registration<T>`.
+    unsafe extern "C" fn probe(
+        raw: *mut bindings::usb_interface,
+        _id: *const bindings::usb_device_id,
+    ) -> c_int {
+        // SAFETY: By the safety requirements; the core keeps both alive during the call.
+        let (this, interface) = unsafe { (Self::driver(raw), Interface::from_raw(raw)) };
+        // INVARIANT: The core holds the lock of the device during the call, and releases it.
+        let device = ManuallyDrop::new(LockedDevice(interface.device()));
+        from_result(|| {
+            let data = this.probe(&device, interface)?;
+            // SAFETY: The interface is valid, and its driver's data is ours to set.
+            unsafe { bindings::dev_set_drvdata(&raw mut (*raw).dev, data.into_foreign()) };
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the USB core for an interface that is bound to a `Registration<T>`.
+    unsafe extern "C" fn disconnect(raw: *mut bindings::usb_interface) {
+        // SAFETY: By the safety requirements; `probe()` stored the data, and this is the only
+        // place where it is taken, once for each `probe()`.
+        let (this, interface, data) = unsafe {
+            let dev = &raw mut (*raw).dev;
+            let data = KBox::<T::Data>::from_foreign(bindings::dev_get_drvdata(dev));
+            bindings::dev_set_drvdata(dev, ptr::null_mut());
+            (Self::driver(raw), Interface::from_raw(raw), data)
+        };
+        this.disconnect(interface, data);
+    }
+
+    /// Calls [`Driver::suspend`].
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be bound to a `Registration<T>` during the call.
+    unsafe fn stop(raw: *mut bindings::usb_interface) -> c_int {
+        // SAFETY: By the safety requirements.
+        unsafe { Self::driver(raw).suspend(Interface::from_raw(raw), Self::data(raw)) };
+        0
+    }
+
+    /// Calls [`Driver::resume`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::stop`].
+    unsafe fn start(raw: *mut bindings::usb_interface, reset: bool) -> c_int {
+        // SAFETY: By the safety requirements.
+        unsafe { Self::driver(raw).resume(Interface::from_raw(raw), Self::data(raw), reset) };
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Called by the USB core for an interface that is bound to a `Registration<T>`.
+    unsafe extern "C" fn suspend(
+        raw: *mut bindings::usb_interface,
+        _message: bindings::pm_message_t,
+    ) -> c_int {
+        // SAFETY: By the safety requirements.
+        unsafe { Self::stop(raw) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::suspend`].
+    unsafe extern "C" fn resume(raw: *mut bindings::usb_interface) -> c_int {
+        // SAFETY: By the safety requirements.
+        unsafe { Self::start(raw, false) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::suspend`].
+    unsafe extern "C" fn reset_resume(raw: *mut bindings::usb_interface) -> c_int {
+        // SAFETY: By the safety requirements.
+        unsafe { Self::start(raw, true) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::suspend`].
+    unsafe extern "C" fn pre_reset(raw: *mut bindings::usb_interface) -> c_int {
+        // SAFETY: By the safety requirements.
+        unsafe { Self::stop(raw) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::suspend`].
+    unsafe extern "C" fn post_reset(raw: *mut bindings::usb_interface) -> c_int {
+        // SAFETY: By the safety requirements.
+        unsafe { Self::start(raw, true) }
+    }
+}
+
+#[pinned_drop]
+impl<T: Driver> PinnedDrop for Registration<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants the driver is registered.
+        unsafe { bindings::usb_deregister(self.raw.get()) };
+    }
+}
+
+/// A USB device: `struct usb_device`.
+///
+/// # Invariants
+///
+/// Valid, and reference-counted by `usb_get_dev()`.
+#[repr(transparent)]
+pub(crate) struct Device(Opaque<bindings::usb_device>);
+
+// SAFETY: A `struct usb_device` may be released from any thread.
+unsafe impl Send for Device {}
+// SAFETY: What the methods read does not change while there is a reference, or is locked.
+unsafe impl Sync for Device {}
+
+// SAFETY: The functions count references of the device.
+unsafe impl AlwaysRefCounted for Device {
+    fn inc_ref(&self) {
+        // SAFETY: The device is valid by the type invariants.
+        unsafe { bindings::usb_get_dev(self.as_raw()) };
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: By the safety requirements there is a reference to put.
+        unsafe { bindings::usb_put_dev(obj.cast().as_ptr()) };
+    }
+}
+
+impl AsRef<device::Device> for Device {
+    fn as_ref(&self) -> &device::Device {
+        // SAFETY: The device is valid by the type invariants, and so is the `dev` in it.
+        unsafe { device::Device::from_raw(&raw mut (*self.as_raw()).dev) }
+    }
+}
+
+/// How long a control message may take, in milliseconds: `USB_CTRL_SET_TIMEOUT`.
+const CONTROL_TIMEOUT_MS: c_int = 5000;
+
+impl Device {
+    /// # Safety
+    ///
+    /// `raw` must be valid during `'a`.
+    unsafe fn from_raw<'a>(raw: *mut bindings::usb_device) -> &'a Self {
+        // SAFETY: By the safety requirements; the type is transparent.
+        unsafe { &*raw.cast() }
+    }
+
+    /// The C side.
+    fn as_raw(&self) -> *mut bindings::usb_device {
+        self.0.get()
+    }
+
+    /// Whether `table` names this device by its vendor and product.
+    pub(crate) fn is_in(&self, table: &[DeviceId]) -> bool {
+        // SAFETY: The descriptor does not change while the device is there.
+        let descriptor = unsafe { &(*self.as_raw()).descriptor };
+        let vendor = u16::from_le(descriptor.idVendor);
+        let product = u16::from_le(descriptor.idProduct);
+        table.iter().any(|id| id.matches_device(vendor, product))
+    }
+
+    /// The numbers of the bus and of the device on it, which no two devices share at a time.
+    pub(crate) fn address(&self) -> (c_int, c_int) {
+        // SAFETY: The device is valid by the type invariants, and keeps its bus.
+        unsafe {
+            let raw = self.as_raw();
+            ((*(*raw).bus).busnum, (*raw).devnum)
+        }
+    }
+
+    /// Sends a control message without data to the default endpoint; sleeps for 5 s at most.
+    ///
+    /// # Errors
+    ///
+    /// Those of `usb_control_msg()`: `EPIPE` where the device refuses, `ETIMEDOUT`, ...
+    pub(crate) fn control(&self, kind: u8, request: u8, value: u16, index: u16) -> Result {
+        // SAFETY: The device is valid by the type invariants; there is no data.
+        to_result(unsafe {
+            bindings::usb_control_msg_send(
+                self.as_raw(),
+                0,
+                request,
+                kind,
+                value,
+                index,
+                ptr::null(),
+                0,
+                CONTROL_TIMEOUT_MS,
+                bindings::GFP_KERNEL,
+            )
+        })
+    }
+
+    /// Clears the halt of an endpoint; sleeps for 5 s at most.
+    ///
+    /// # Errors
+    ///
+    /// Those of `usb_clear_halt()`.
+    pub(crate) fn clear_halt(&self, endpoint: Endpoint) -> Result {
+        // SAFETY: The device is valid by the type invariants. C takes the pipe as an `int`.
+        to_result(unsafe {
+            bindings::usb_clear_halt(self.as_raw(), self.bulk_pipe(endpoint) as c_int)
+        })
+    }
+
+    /// C's `usb_rcvbulkpipe()` and `usb_sndbulkpipe()`.
+    fn bulk_pipe(&self, endpoint: Endpoint) -> u32 {
+        // SAFETY: The number does not change while the device is there.
+        let device = unsafe { (*self.as_raw()).devnum } as u32;
+        let number = u32::from(endpoint.address) & bindings::USB_ENDPOINT_NUMBER_MASK;
+        let direction = u32::from(endpoint.address) & bindings::USB_ENDPOINT_DIR_MASK;
+        (bindings::PIPE_BULK << 30) | (device << 8) | (number << 15) | direction
+    }
+
+    /// Calls `f` for all devices on all buses, while each of them is kept from being freed.
+    pub(crate) fn for_each(f: &mut dyn FnMut(&Device)) {
+        /// # Safety
+        ///
+        /// `data` must point to the `f` above, and `raw` to a valid device.
+        unsafe extern "C" fn call(raw: *mut bindings::usb_device, data: *mut c_void) -> c_int {
+            // SAFETY: By the safety requirements.
+            unsafe {
+                let f = &mut *data.cast::<&mut dyn FnMut(&Device)>();
+                f(Device::from_raw(raw));
+            }
+            0
+        }
+
+        let mut f = f;
+        // SAFETY: `call` fits the data, which outlives the call.
+        unsafe { bindings::usb_for_each_dev(ptr::from_mut(&mut f).cast(), Some(call)) };
+    }
+
+    /// Locks the device: its interfaces neither come nor go, and no driver binds or leaves them.
+    pub(crate) fn lock(&self) -> LockedDevice<'_> {
+        // SAFETY: The device is valid by the type invariants; this is C's `usb_lock_device()`.
+        unsafe { bindings::mutex_lock(&raw mut (*self.as_raw()).dev.mutex) };
+        LockedDevice(self)
+    }
+}
+
+/// A device whose lock is held.
+///
+/// # Invariants
+///
+/// The lock is held, and released when this object is dropped.
+pub(crate) struct LockedDevice<'a>(&'a Device);
+
+impl Deref for LockedDevice<'_> {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        self.0
+    }
+}
+
+impl Drop for LockedDevice<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the lock is held.
+        unsafe { bindings::mutex_unlock(&raw mut (*self.0.as_raw()).dev.mutex) };
+    }
+}
+
+impl LockedDevice<'_> {
+    /// The interfaces of the active configuration; none where the device is unconfigured or gone.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
+        // SAFETY: While the lock is held, the configuration does not change, and its interfaces
+        // stay allocated.
+        let interfaces = unsafe {
+            let config = (*self.0.as_raw()).actconfig;
+            if config.is_null() {
+                &[]
+            } else {
+                let all = &raw const (*config).interface;
+                let count = usize::from((*config).desc.bNumInterfaces);
+                slice::from_raw_parts(
+                    all.cast::<*mut bindings::usb_interface>(),
+                    count.min((*all).len()),
+                )
+            }
+        };
+        interfaces
+            .iter()
+            .filter(|raw| !raw.is_null())
+            // SAFETY: As above.
+            .map(|raw| unsafe { Interface::from_raw(*raw) })
+    }
+
+    /// Takes `interface` away from the USB driver that is bound to it, if any.
+    pub(crate) fn release(&self, interface: &Interface) {
+        let raw = interface.as_raw();
+        // SAFETY: The lock of the device is held, so the interface's driver stays; on the USB bus
+        // the driver of an interface is a `struct usb_driver`.
+        unsafe {
+            let driver = (*raw).dev.driver;
+            if !driver.is_null() {
+                bindings::usb_driver_release_interface(
+                    driver
+                        .byte_sub(offset_of!(bindings::usb_driver, driver))
+                        .cast(),
+                    raw,
+                );
+            }
+        }
+    }
+
+    /// Offers `interface` to all drivers; returns whether one of them is bound to it now.
+    pub(crate) fn attach(&self, interface: &Interface) -> bool {
+        // SAFETY: The interface is valid, and the lock of its parent is held, as the bus wants.
+        unsafe { bindings::device_attach(&raw mut (*interface.as_raw()).dev) == 1 }
+    }
+}
+
+/// The interface of a USB device: `struct usb_interface`.
+///
+/// # Invariants
+///
+/// Valid, and reference-counted by `usb_get_intf()`.
+#[repr(transparent)]
+pub(crate) struct Interface(Opaque<bindings::usb_interface>);
+
+// SAFETY: A `struct usb_interface` may be released from any thread.
+unsafe impl Send for Interface {}
+// SAFETY: What the methods read does not change while there is a reference, or is locked.
+unsafe impl Sync for Interface {}
+
+// SAFETY: The functions count references of the interface.
+unsafe impl AlwaysRefCounted for Interface {
+    fn inc_ref(&self) {
+        // SAFETY: The interface is valid by the type invariants.
+        unsafe { bindings::usb_get_intf(self.as_raw()) };
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: By the safety requirements there is a reference to put.
+        unsafe { bindings::usb_put_intf(obj.cast().as_ptr()) };
+    }
+}
+
+impl AsRef<device::Device> for Interface {
+    fn as_ref(&self) -> &device::Device {
+        // SAFETY: The interface is valid by the type invariants, and so is the `dev` in it.
+        unsafe { device::Device::from_raw(&raw mut (*self.as_raw()).dev) }
+    }
+}
+
+impl Interface {
+    /// # Safety
+    ///
+    /// `raw` must be valid during `'a`.
+    unsafe fn from_raw<'a>(raw: *mut bindings::usb_interface) -> &'a Self {
+        // SAFETY: By the safety requirements; the type is transparent.
+        unsafe { &*raw.cast() }
+    }
+
+    /// The C side.
+    fn as_raw(&self) -> *mut bindings::usb_interface {
+        self.0.get()
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> &Device {
+        // SAFETY: The interface is valid and keeps its device, the parent, alive.
+        unsafe { Device::from_raw(bindings::interface_to_usbdev(self.as_raw())) }
+    }
+
+    /// The active setting.
+    fn setting(&self) -> &bindings::usb_host_interface {
+        // SAFETY: There always is one, and no driver here changes it.
+        unsafe { &*(*self.as_raw()).cur_altsetting }
+    }
+
+    /// The number: `bInterfaceNumber`.
+    pub(crate) fn number(&self) -> u8 {
+        self.setting().desc.bInterfaceNumber
+    }
+
+    /// Class and subclass: `bInterfaceClass`, `bInterfaceSubClass`.
+    pub(crate) fn class(&self) -> (u8, u8) {
+        let descriptor = &self.setting().desc;
+        (descriptor.bInterfaceClass, descriptor.bInterfaceSubClass)
+    }
+
+    /// The descriptors between the interface's own and its first endpoint's.
+    pub(crate) fn extra(&self) -> &[u8] {
+        let setting = self.setting();
+        match usize::try_from(setting.extralen) {
+            // SAFETY: The core keeps the descriptors as long as the device.
+            Ok(len) if !setting.extra.is_null() => unsafe {
+                slice::from_raw_parts(setting.extra, len)
+            },
+            _ => &[],
+        }
+    }
+
+    /// The first bulk endpoint of the active setting with data to the host (`true`) or from it.
+    pub(crate) fn bulk_endpoint(&self, to_host: bool) -> Option<Endpoint> {
+        let setting = self.setting();
+        if setting.endpoint.is_null() {
+            return None;
+        }
+        // SAFETY: The core allocated this many endpoints.
+        let endpoints = unsafe {
+            slice::from_raw_parts(setting.endpoint, usize::from(setting.desc.bNumEndpoints))
+        };
+        endpoints
+            .iter()
+            .map(|endpoint| &endpoint.desc)
+            .find(|descriptor| {
+                let kind = u32::from(descriptor.bmAttributes);
+                let address = u32::from(descriptor.bEndpointAddress);
+                kind & bindings::USB_ENDPOINT_XFERTYPE_MASK == bindings::USB_ENDPOINT_XFER_BULK
+                    && (address & bindings::USB_ENDPOINT_DIR_MASK != 0) == to_host
+            })
+            .map(|descriptor| Endpoint {
+                address: descriptor.bEndpointAddress,
+                // C's `usb_endpoint_maxp()`.
+                max_packet: usize::from(u16::from_le(descriptor.wMaxPacketSize) & 0x7ff),
+            })
+    }
+
+    /// The name of the driver that is bound to the interface, if any.
+    ///
+    /// The device must be locked, which keeps the driver.
+    pub(crate) fn driver_name(&self, _lock: &LockedDevice<'_>) -> Option<&CStr> {
+        // SAFETY: While the device is locked, its interfaces' drivers stay.
+        unsafe {
+            let driver = (*self.as_raw()).dev.driver;
+            (!driver.is_null()).then(|| CStr::from_char_ptr((*driver).name))
+        }
+    }
+
+    /// Keeps the tty that a driver has made of this interface from being used.
+    ///
+    /// Returns `None` where there is no tty.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` where some program has the tty open.
+    pub(crate) fn take_tty(&self) -> Result<Option<ExclusiveTty>> {
+        /// # Safety
+        ///
+        /// `dev` must be valid.
+        unsafe extern "C" fn is_tty(dev: *mut bindings::device, _: *const c_void) -> c_int {
+            // SAFETY: By the safety requirements; a class is never freed before its devices.
+            unsafe {
+                let class = (*dev).class;
+                let is_tty = !class.is_null() && CStr::from_char_ptr((*class).name) == c"tty";
+                c_int::from(is_tty)
+            }
+        }
+
+        // SAFETY: The interface is valid; the child comes with a reference, which is put after its
+        // number is read.
+        let number = unsafe {
+            let child = bindings::device_find_child(
+                &raw mut (*self.as_raw()).dev,
+                ptr::null(),
+                Some(is_tty),
+            );
+            if child.is_null() {
+                return Ok(None);
+            }
+            let number = (*child).devt;
+            bindings::put_device(child);
+            number
+        };
+        ExclusiveTty::open(number).map(Some)
+    }
+}
+
+/// A bulk endpoint.
+#[derive(Clone, Copy)]
+pub(crate) struct Endpoint {
+    /// `bEndpointAddress`.
+    address: u8,
+    /// The largest packet in bytes: 512 at high speed, 8 to 64 at full speed.
+    pub(crate) max_packet: usize,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// With success.
+    Ok,
+    /// The endpoint is halted (`EPIPE`).
+    Stalled,
+    /// The device sent more than was asked for (`EOVERFLOW`).
+    Babble,
+    /// It was taken back by its owner.
+    Cancelled,
+    /// The device is gone, going, or suspended.
+    Gone,
+    /// The transfer failed otherwise (`EPROTO`, `EILSEQ`, `ETIME`, ...).
+    Failed,
+}
+
+impl Status {
+    /// From the `status` of an URB, or from what `usb_submit_urb()` returned.
+    fn from_errno(errno: c_int) -> Self {
+        match errno.unsigned_abs() {
+            0 => Self::Ok,
+            bindings::EPIPE => Self::Stalled,
+            bindings::EOVERFLOW => Self::Babble,
+            bindings::ENOENT | bindings::ECONNRESET => Self::Cancelled,
+            // The last two: suspended, and barred from being submitted.
+            bindings::ENODEV | bindings::ESHUTDOWN | bindings::EHOSTUNREACH | bindings::EPERM => {
+                Self::Gone
+            }
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// A request that has ended.
+pub(crate) struct Completion {
+    /// The buffer, back from the controller.
+    pub(crate) buffer: SensitiveBuffer,
+    /// How many bytes were transferred.
+    pub(crate) actual: usize,
+    /// How it ended.
+    pub(crate) status: Status,
+}
+
+/// The part of an [`Urb`] that its completion handler uses.
+struct Shared {
+    /// Set by the handler when the transfer has ended, cleared before it is submitted.
+    done: Atomic<bool>,
+    /// Whom the handler wakes.
+    trigger: Arc<Trigger>,
+}
+
+/// A bulk request to one endpoint, used again and again.
+///
+/// # Invariants
+///
+/// - `raw` is an URB that this object owns, whose context points to `shared`.
+/// - While `buffer` is some, the URB has been submitted with it, and the controller may write to it
+///   until `shared.done` is set.
+pub(crate) struct Urb {
+    /// The C side.
+    raw: NonNull<bindings::urb>,
+    /// Keeps the device alive.
+    _device: ARef<Device>,
+    /// The endpoint.
+    endpoint: Endpoint,
+    /// What the completion handler uses.
+    shared: KBox<Shared>,
+    /// The buffer while the request is under way.
+    buffer: Option<SensitiveBuffer>,
+}
+
+// SAFETY: An URB may be used from any thread, one at a time.
+unsafe impl Send for Urb {}
+
+impl Urb {
+    /// Makes a request for `endpoint` of `device`; `trigger` is used whenever it ends.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(device: &Device, endpoint: Endpoint, trigger: Arc<Trigger>) -> Result<Self> {
+        let shared = KBox::new(
+            Shared {
+                done: Atomic::new(false),
+                trigger,
+            },
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The function may be called in any context that may sleep.
+        let raw = unsafe { bindings::usb_alloc_urb(0, bindings::GFP_KERNEL) };
+        // INVARIANT: The URB was just allocated, and has not been submitted.
+        let this = Self {
+            raw: NonNull::new(raw).ok_or(ENOMEM)?,
+            _device: device.into(),
+            endpoint,
+            shared,
+            buffer: None,
+        };
+        // SAFETY: The URB is ours and not under way; this is C's `usb_fill_bulk_urb()`.
+        unsafe {
+            let raw = this.raw.as_ptr();
+            (*raw).dev = device.as_raw();
+            (*raw).pipe = device.bulk_pipe(endpoint);
+            (*raw).complete = Some(Self::complete);
+            (*raw).context = ptr::from_ref::<Shared>(&this.shared).cast_mut().cast();
+        }
+        Ok(this)
+    }
+
+    /// The endpoint.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// Whether the request is under way (or has ended and was not collected yet).
+    pub(crate) fn is_submitted(&self) -> bool {
+        self.buffer.is_some()
+    }
+
+    /// Starts a transfer of `len` bytes to or from `buffer` at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// What `usb_submit_urb()` returned; [`Status::Failed`] where a transfer is under way, or where
+    /// the bytes are not all inside the buffer. The buffer comes back with the error.
+    pub(crate) fn submit(
+        &mut self,
+        mut buffer: SensitiveBuffer,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), (Status, SensitiveBuffer)> {
+        let fits = offset
+            .checked_add(len)
+            .is_some_and(|end| end <= buffer.len());
+        let (true, false, Ok(transfer_len)) = (fits, self.is_submitted(), u32::try_from(len))
+        else {
+            return Err((Status::Failed, buffer));
+        };
+
+        self.shared.done.store(false, Release);
+        let raw = self.raw.as_ptr();
+        // SAFETY: The URB is ours and not under way, and complete with these; `offset` is inside the
+        // buffer. The buffer lives until the URB has ended: it is kept below, or was refused. It
+        // does not move when its owner does.
+        let result = unsafe {
+            (*raw).transfer_buffer = buffer.as_mut_ptr().add(offset).cast();
+            (*raw).transfer_buffer_length = transfer_len;
+            (*raw).actual_length = 0;
+            bindings::usb_submit_urb(raw, bindings::GFP_KERNEL)
+        };
+        if result != 0 {
+            return Err((Status::from_errno(result), buffer));
+        }
+        // INVARIANT: The buffer is kept until the handler has set `done`. Should that have happened
+        // already, `completed()` finds both.
+        self.buffer = Some(buffer);
+        Ok(())
+    }
+
+    /// Collects the request if it has ended; never sleeps.
+    pub(crate) fn completed(&mut self) -> Option<Completion> {
+        // Pairs with the release in `complete()`: what the handler saw is seen here.
+        if !self.shared.done.load(Acquire) {
+            return None;
+        }
+        let buffer = self.buffer.take()?;
+        // SAFETY: The URB has ended, so nobody else writes to it.
+        let (actual, status) = unsafe {
+            let raw = self.raw.as_ptr();
+            ((*raw).actual_length, (*raw).status)
+        };
+        Some(Completion {
+            // CAST: The length is one that was given to `submit()`, or less.
+            actual: (actual as usize).min(buffer.len()),
+            buffer,
+            status: Status::from_errno(status),
+        })
+    }
+
+    /// Takes the request back if it is under way, waits until it has ended, and collects it.
+    pub(crate) fn cancel(&mut self) -> Option<Completion> {
+        // SAFETY: The URB is valid; the caller may sleep, as the docs of all callers say.
+        unsafe { bindings::usb_kill_urb(self.raw.as_ptr()) };
+        self.completed()
+    }
+
+    /// Called by the USB core when the transfer has ended, in any context.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be the URB of an [`Urb`] that has been submitted.
+    unsafe extern "C" fn complete(raw: *mut bindings::urb) {
+        // SAFETY: By the type invariants the context is the `shared`, which is not freed before
+        // `usb_kill_urb()` has waited for this function.
+        let shared = unsafe { &*(*raw).context.cast::<Shared>() };
+        shared.done.store(true, Release);
+        shared.trigger.now();
+    }
+}
+
+impl Drop for Urb {
+    fn drop(&mut self) {
+        // After this the handler does not run and will not, so `shared` and the buffer may go.
+        //
+        // SAFETY: The URB is valid and ours; owners of URBs may sleep when they drop them.
+        unsafe {
+            bindings::usb_kill_urb(self.raw.as_ptr());
+            bindings::usb_free_urb(self.raw.as_ptr());
+        }
+    }
+}
+
+/// Uses a [`Trigger`] whenever a USB device has come, until it is dropped.
+///
+/// # Invariants
+///
+/// `raw` is registered, and it is the `raw` of a pinned `ArrivalNotifier`.
+#[pin_data(PinnedDrop)]
+pub(crate) struct ArrivalNotifier {
+    /// The C side.
+    #[pin]
+    raw: Opaque<bindings::notifier_block>,
+    /// Whom to wake.
+    trigger: Arc<Trigger>,
+}
+
+// SAFETY: The notifier may be removed from any thread.
+unsafe impl Send for ArrivalNotifier {}
+// SAFETY: There are no methods on it but the callback, which only uses `trigger`.
+unsafe impl Sync for ArrivalNotifier {}
+
+impl ArrivalNotifier {
+    /// Starts to use `trigger`.
+    pub(crate) fn new(trigger: Arc<Trigger>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            trigger,
+            // INVARIANT: The notifier is registered here.
+            raw <- Opaque::try_ffi_init(|slot: *mut bindings::notifier_block| {
+                // SAFETY: `slot` is valid for writing and pinned.
+                unsafe {
+                    slot.write(bindings::notifier_block {
+                        notifier_call: Some(Self::call),
+                        ..pin_init::zeroed()
+                    });
+                    bindings::usb_register_notify(slot);
+                }
+                Ok::<(), Error>(())
+            }),
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the USB core with the `raw` of an `ArrivalNotifier`.
+    unsafe extern "C" fn call(
+        raw: *mut bindings::notifier_block,
+        action: c_ulong,
+        _device: *mut c_void,
+    ) -> c_int {
+        // CAST: The constant is 1.
+        if action == bindings::USB_DEVICE_ADD as c_ulong {
+            // SAFETY: By the safety requirements; its removal waits for this function.
+            let this = unsafe {
+                &*kernel::container_of!(raw.cast::<Opaque<bindings::notifier_block>>(), Self, raw)
+            };
+            this.trigger.now();
+        }
+        // CAST: The constant is 0.
+        bindings::NOTIFY_DONE as c_int
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for ArrivalNotifier {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants the notifier is registered; the function waits for calls
+        // under way.
+        unsafe { bindings::usb_unregister_notify(self.raw.get()) };
+    }
+}
