@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! AlphaRNG USB true random number generator.
+//!
+//! The driver binds the data interface of the device, tests every block of its output, and serves
+//! the bytes at `/dev/alrandom`; `/proc/alrandom/` tells how the device is doing.
+//!
+//! ```text
+//! URB -> framing (protocol) -> health tests -> pool -> copy to the reader -> wiped -> URB
+//! ```
+
+#[macro_use]
+mod abstractions;
+mod alrandom_usb;
+mod cdc;
+mod chardev;
+mod health;
+mod pool;
+mod procfs;
+mod protocol;
+
+use abstractions::{
+    miscdevice,
+    sensitive::SensitiveBuffer,
+    usb,
+    workqueue::{
+        Trigger,
+        Worker, //
+    }, //
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
+};
+
+/// The most bytes that one `read(2)` returns; it costs no memory.
+pub(crate) const MAX_BYTES_USER_CAN_REQUEST: usize = 100_000;
+
+module! {
+    type: AlRandom,
+    name: "alrandom",
+    authors: ["The alrandom developers"],
+    description: "AlphaRNG USB true random number generator",
+    license: "GPL",
+}
+
+modinfo!("version", "1.0.0");
+usb_device_table!(alrandom_usb::TABLE);
+
+module_param! {
+    /// Whether both layers of health tests are off: blocks are delivered untested.
+    static DISABLE_STATISTICAL_TESTS: bool = 0, 0..=1,
+    "disableStatisticalTests", "deliver bytes without testing them (default: N)";
+}
+
+module_param! {
+    /// How many bytes of each block are delivered: the last so many.
+    static BYTES_PER_SAMPLE: u32 = 16000, 1..=16000,
+    "bytesPerSample", "use only the last so many bytes of each block (1 to 16000, default: 16000)";
+}
+
+module_param! {
+    /// Whether every transfer is reported in the log.
+    static DEBUG_MODE: bool = 0, 0..=1,
+    "debugMode", "write every transfer to the kernel log (default: N)";
+}
+
+module_param! {
+    /// Assessed min-entropy of the device's output, in bits per byte; it sets the cutoffs of the
+    /// SP 800-90B tests.
+    static MIN_ENTROPY: u32 = 6, 1..=8,
+    "minEntropy", "assessed min-entropy of the device in bits per byte (1 to 8, default: 6)";
+}
+
+impl kernel::fmt::Display for health::Failure {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+impl kernel::fmt::Display for health::SelfTestFailure {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+/// What the parts of the module share.
+#[pin_data]
+pub(crate) struct Source {
+    /// The bytes.
+    #[pin]
+    pub(crate) pool: pool::Pool,
+    /// The numbers; `None` without a device.
+    #[pin]
+    pub(crate) report: Mutex<Option<procfs::Report>>,
+    /// How to have somebody look for a device.
+    pub(crate) scout: Arc<Trigger>,
+    /// What that somebody remembers.
+    #[pin]
+    pub(crate) scout_memory: Mutex<alrandom_usb::ScoutMemory>,
+}
+
+/// The module: everything that is registered.
+///
+/// The order of the fields is the order of the teardown: first nobody can come any more (node,
+/// files, new devices), then the device is let go of, then it goes back to the serial driver.
+#[pin_data]
+struct AlRandom {
+    /// `/dev/alrandom`; the module is not unloaded while it is open.
+    #[pin]
+    _node: miscdevice::Registration<chardev::Node>,
+    /// `/proc/alrandom/`.
+    _files: procfs::Files,
+    /// Tells the scout of new devices.
+    #[pin]
+    _arrivals: usb::ArrivalNotifier,
+    /// Looks for devices that another driver has.
+    _scout: Worker<alrandom_usb::Scout>,
+    /// The USB driver.
+    #[pin]
+    _driver: usb::Registration<alrandom_usb::AlphaRngDriver>,
+    /// Gives the devices back.
+    _hand_back: alrandom_usb::HandBack,
+}
+
+/// Runs the known-answer tests of the health tests, without which nothing is delivered.
+///
+/// # Errors
+///
+/// `EINVAL` where one disagrees, `ENOMEM`.
+fn self_test() -> Result {
+    let mut scratch = SensitiveBuffer::new(health::BLOCK)?;
+    let scratch = scratch.as_mut_slice().first_chunk_mut().ok_or(EINVAL)?;
+    health::self_test(scratch).map_err(|failure| {
+        pr_err!(
+            "self-test of the health tests failed: {}; not loaded, build the module again\n",
+            failure
+        );
+        EINVAL
+    })
+}
+
+impl kernel::InPlaceModule for AlRandom {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        // The order of the initialisers is that of setting up: the reverse of the teardown.
+        pin_init::pin_init_scope(move || {
+            self_test()?;
+            if DISABLE_STATISTICAL_TESTS.get() {
+                pr_warn!("statistical tests are disabled: bytes are delivered untested\n");
+            }
+
+            let scout = Trigger::new(c"alrandom-scout")?;
+            let source_scout = scout.clone();
+            let source = Arc::pin_init(
+                pin_init!(Source {
+                    pool <- pool::Pool::new(),
+                    report <- new_mutex!(None),
+                    scout: source_scout,
+                    scout_memory <- new_mutex!(alrandom_usb::ScoutMemory::default()),
+                }),
+                GFP_KERNEL,
+            )?;
+            let driver = alrandom_usb::AlphaRngDriver::new(source.clone())?;
+            let worker = Worker::new(scout.clone(), alrandom_usb::Scout::new(source.clone())?)?;
+            let node = chardev::Node::register(module, &source)?;
+
+            Ok(try_pin_init!(Self {
+                _hand_back: alrandom_usb::HandBack,
+                _driver <- usb::Registration::new(module, driver),
+                _scout: worker,
+                _arrivals <- usb::ArrivalNotifier::new(scout.clone()),
+                _files: procfs::Files::new(&source)?,
+                _: {
+                    // Devices that are there already, in use here before the node appears.
+                    scout.now();
+                    scout.flush();
+                },
+                // Last: an open file keeps the module, but only one that was loaded.
+                _node <- node,
+            }? Error))
+        })
+    }
+}

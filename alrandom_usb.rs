@@ -1,0 +1,831 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! AlphaRNG on USB: which devices, taking one from the serial driver, the cycle of requests.
+//!
+//! All work on a device is done by one work item, [`AlphaRng`]: the completion handlers, the timer,
+//! readers and the power management only ask for it. So nothing of it runs in atomic context, no two
+//! parts of it run at once, and it ends before its device is let go of.
+
+#![deny(unsafe_code)]
+
+use crate::{
+    abstractions::{
+        sensitive::SensitiveBuffer,
+        usb::{
+            Completion,
+            Device,
+            DeviceId,
+            Driver,
+            Interface,
+            LockedDevice,
+            Status,
+            Urb, //
+        },
+        workqueue::{
+            Trigger,
+            WorkItem,
+            Worker, //
+        }, //
+    },
+    cdc,
+    health::{
+        Decision,
+        Health,
+        MinEntropy,
+        Why, //
+    },
+    pool::Block,
+    procfs::Report,
+    protocol::{
+        Command,
+        DeviceStatus,
+        Failure,
+        Protocol,
+        Step,
+        ANSWER,
+        ATTEMPTS,
+        DATA, //
+    },
+    Source, //
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc,
+        Mutex, //
+    },
+    time::{
+        msecs_to_jiffies,
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+/// The devices, by their data interfaces (device.md, USB identity). The interface's class is part
+/// of it: the communications interface next to it stays with nobody.
+pub(crate) const TABLE: [DeviceId; 3] = [
+    DeviceId::new(0x1fc9, 0x8111, cdc::CLASS_DATA),
+    DeviceId::new(0x3975, 0x0005, cdc::CLASS_DATA),
+    DeviceId::end(),
+];
+
+/// Name of the stock driver that is taken the device from.
+const SERIAL_DRIVER: &CStr = c"cdc_acm";
+
+/// How long to wait before a device that is in use is tried again, in milliseconds.
+const BUSY_RETRY_MS: u32 = 1_000;
+
+/// The largest packet that a bulk endpoint can have at high speed (USB 2.0, 5.8.3), in bytes.
+const MAX_PACKET: usize = 512;
+
+/// Size of a block's buffer in bytes: an answer, to be read in whole packets from any point of it
+/// that a split answer can have come to.
+const BUFFER: usize = ANSWER.next_multiple_of(MAX_PACKET) + MAX_PACKET;
+
+/// The shortest time between two lines in the log about the same kind of event, in milliseconds.
+const LOG_INTERVAL_MS: u64 = 5_000;
+
+/// The driver: what it does with the devices that it is offered.
+pub(crate) struct AlphaRngDriver {
+    /// Where the bytes go.
+    source: Arc<Source>,
+}
+
+impl AlphaRngDriver {
+    /// Makes the driver of `source`.
+    pub(crate) fn new(source: Arc<Source>) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self { source }, GFP_KERNEL)?)
+    }
+}
+
+impl Driver for AlphaRngDriver {
+    const NAME: &'static CStr = c"alrandom";
+    const TABLE: &'static [DeviceId] = &TABLE;
+    type Data = Worker<AlphaRng>;
+
+    fn probe(&self, device: &LockedDevice<'_>, interface: &Interface) -> Result<KBox<Self::Data>> {
+        let (Some(bulk_in), Some(bulk_out)) = (
+            interface.bulk_endpoint(true),
+            interface.bulk_endpoint(false),
+        ) else {
+            dev_warn!(
+                interface,
+                "not an AlphaRNG: no bulk endpoints on this interface\n"
+            );
+            return Err(ENODEV);
+        };
+        if bulk_in.max_packet == 0 || bulk_in.max_packet > MAX_PACKET {
+            dev_warn!(
+                interface,
+                "not an AlphaRNG: bulk packets of {} bytes\n",
+                bulk_in.max_packet
+            );
+            return Err(ENODEV);
+        }
+
+        // Next to the data interface by custom, named by its union descriptor for certain.
+        let number = interface.number();
+        let control = device
+            .interfaces()
+            .find(|interface| is_control_of(interface, number))
+            .map_or(number.saturating_sub(1), Interface::number);
+
+        let trigger = Trigger::new(c"alrandom")?;
+        let rx = Urb::new(device, bulk_in, trigger.clone())?;
+        let tx = Urb::new(device, bulk_out, trigger.clone())?;
+        let command = SensitiveBuffer::new(1)?;
+        let wake = trigger.clone();
+        let rng = Arc::pin_init(
+            try_pin_init!(AlphaRng {
+                source: self.source.clone(),
+                device: ARef::from(&**device),
+                interface: ARef::from(interface),
+                control,
+                trigger: wake,
+                engine <- new_mutex!(Engine {
+                    rx,
+                    tx,
+                    rx_offset: 0,
+                    spare: None,
+                    command: Some(command),
+                    origin: Instant::now(),
+                    protocol: Protocol::new(0),
+                    health: Health::new(min_entropy()),
+                    answers: 0,
+                    paused: false,
+                    clear_rx: false,
+                    clear_tx: false,
+                    log: RateLimit::default(),
+                }),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+
+        // One device is used; another one is left alone (here, and to the serial driver).
+        self.source
+            .pool
+            .attach(trigger.clone(), BUFFER)
+            .inspect_err(|error| {
+                if *error != EBUSY {
+                    dev_err!(interface, "out of memory for the device's buffers\n");
+                }
+            })
+            .map_err(|error| if error == EBUSY { ENODEV } else { error })?;
+        let data = Worker::new(trigger, rng)
+            .and_then(|worker| Ok(KBox::new(worker, GFP_KERNEL)?))
+            .inspect_err(|_| self.source.pool.detach())?;
+
+        *self.source.report.lock() = Some(Report::default());
+        self.source.scout_memory.lock().left = None;
+        data.item().set_line_state(cdc::DTR_RTS);
+        dev_info!(interface, "AlphaRNG in use as /dev/alrandom\n");
+        data.trigger().now();
+        Ok(data)
+    }
+
+    fn disconnect(&self, interface: &Interface, data: KBox<Self::Data>) {
+        let rng = data.item().clone();
+        // First the work ends, then the readers are told; then nobody is left who could submit a
+        // request, and they end with the last reference.
+        drop(data);
+        self.source.pool.detach();
+        *self.source.report.lock() = None;
+        rng.engine.lock().shut_down();
+        rng.set_line_state(0);
+        dev_info!(interface, "AlphaRNG no longer in use\n");
+
+        self.source.scout_memory.lock().left = Some(rng.device.address());
+        self.source.scout.now();
+    }
+
+    fn suspend(&self, _interface: &Interface, data: &Self::Data) {
+        data.item().engine.lock().shut_down();
+    }
+
+    fn resume(&self, _interface: &Interface, data: &Self::Data, reset: bool) {
+        if reset {
+            data.item().set_line_state(cdc::DTR_RTS);
+        }
+        data.item().engine.lock().start_again();
+        data.trigger().now();
+    }
+}
+
+/// The smallest assessed min-entropy, in bits per byte.
+const LEAST_ENTROPY: MinEntropy = match MinEntropy::new(1) {
+    Some(bits) => bits,
+    None => panic!("1 bit per byte is in range"),
+};
+
+/// The assessed min-entropy that the parameter gives.
+fn min_entropy() -> MinEntropy {
+    // The parameter is kept in range, so the fallback is never used.
+    MinEntropy::new(crate::MIN_ENTROPY.get()).unwrap_or(LEAST_ENTROPY)
+}
+
+/// A device in use.
+#[pin_data]
+pub(crate) struct AlphaRng {
+    /// Where the bytes go.
+    source: Arc<Source>,
+    /// The device.
+    device: ARef<Device>,
+    /// Its data interface.
+    interface: ARef<Interface>,
+    /// The number of its communications interface.
+    control: u8,
+    /// How the work is asked for.
+    trigger: Arc<Trigger>,
+    /// The work's state.
+    #[pin]
+    engine: Mutex<Engine>,
+}
+
+impl AlphaRng {
+    /// Raises or lowers DTR and RTS, as the serial driver does on start and stop.
+    ///
+    /// A device that refuses is used all the same: the lines mean nothing to it.
+    fn set_line_state(&self, lines: u16) {
+        let result = self.device.control(
+            cdc::TO_INTERFACE,
+            cdc::SET_CONTROL_LINE_STATE,
+            lines,
+            self.control.into(),
+        );
+        if let Err(error) = result {
+            if crate::DEBUG_MODE.get() {
+                dev_info!(
+                    self.interface,
+                    "debug: DTR and RTS not set to {}: {:?}\n",
+                    lines,
+                    error
+                );
+            }
+        }
+    }
+}
+
+/// Whether `interface` is the communications interface of the data interface `number`.
+fn is_control_of(interface: &Interface, number: u8) -> bool {
+    interface.class() == (cdc::CLASS_COMM, cdc::SUBCLASS_ACM)
+        && cdc::data_interface(interface.extra()).is_none_or(|data| data == number)
+}
+
+impl WorkItem for AlphaRng {
+    fn run(&self) {
+        self.engine.lock().run(self);
+    }
+}
+
+/// Keeps a repeated event from filling the log.
+#[derive(Default)]
+struct RateLimit {
+    /// When the last line was written, in milliseconds.
+    last: Option<u64>,
+}
+
+impl RateLimit {
+    /// Whether a line may be written at the time `now`.
+    fn allows(&mut self, now: u64) -> bool {
+        let allowed = self
+            .last
+            .is_none_or(|last| now.saturating_sub(last) >= LOG_INTERVAL_MS);
+        if allowed {
+            self.last = Some(now);
+        }
+        allowed
+    }
+}
+
+/// The cycle of requests and answers.
+struct Engine {
+    /// Reads from the device.
+    rx: Urb,
+    /// Writes to the device.
+    tx: Urb,
+    /// Where in its buffer `rx` was submitted.
+    rx_offset: usize,
+    /// The buffer for the next answer, while `rx` does not have it.
+    spare: Option<SensitiveBuffer>,
+    /// The buffer of the command, while `tx` does not have it.
+    command: Option<SensitiveBuffer>,
+    /// When the device came: the origin of all times.
+    origin: Instant<Monotonic>,
+    /// What to say and what to expect.
+    protocol: Protocol,
+    /// What to think of the answers.
+    health: Health,
+    /// Complete answers from the device.
+    answers: u64,
+    /// Suspended, or gone.
+    paused: bool,
+    /// The IN endpoint is halted.
+    clear_rx: bool,
+    /// The OUT endpoint is halted.
+    clear_tx: bool,
+    /// For messages about failed attempts.
+    log: RateLimit,
+}
+
+impl Engine {
+    /// Milliseconds since the device came.
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(0)
+    }
+
+    /// Takes all requests back; the work does nothing until [`Self::start_again`].
+    fn shut_down(&mut self) {
+        self.paused = true;
+        self.cancel_requests();
+    }
+
+    /// After a suspend or a reset: the line may hold anything, and the source must prove itself.
+    fn start_again(&mut self) {
+        let now = self.now();
+        self.paused = false;
+        self.protocol.restart(now);
+        self.health.restart();
+    }
+
+    /// Takes all requests back, and their buffers.
+    fn cancel_requests(&mut self) {
+        if let Some(completion) = self.rx.cancel() {
+            self.spare = Some(completion.buffer);
+        }
+        if let Some(completion) = self.tx.cancel() {
+            self.command = Some(completion.buffer);
+        }
+    }
+
+    /// Does what there is to do, and says when it wants to be called at the latest.
+    fn run(&mut self, rng: &AlphaRng) {
+        self.heed_demands(rng);
+        while !self.paused {
+            let Some(step) = self.next_step(rng) else {
+                break;
+            };
+            self.take_step(rng, step);
+        }
+        if self.paused {
+            return;
+        }
+        if let Some(deadline) = self.protocol.deadline() {
+            let wait = deadline.saturating_sub(self.now());
+            // One more: a timer may be early by a fraction of a jiffy.
+            let wait = msecs_to_jiffies(u32::try_from(wait).unwrap_or(u32::MAX));
+            rng.trigger.after(wait.saturating_add(1));
+        }
+    }
+
+    /// Does what readers and root have asked for.
+    fn heed_demands(&mut self, rng: &AlphaRng) {
+        let demands = rng.source.pool.take_demands();
+        let now = self.now();
+        if demands.start_up_test {
+            self.health.restart();
+            dev_info!(rng.interface, "start-up test on demand\n");
+        }
+        if (demands.retry || demands.start_up_test) && self.protocol.is_dead() {
+            self.protocol.restart(now);
+        }
+        if demands.retry || demands.start_up_test {
+            if !self.health.is_stopped() {
+                rng.source.pool.resume();
+            }
+            self.publish_report(rng);
+        }
+        self.health.set_min_entropy(min_entropy());
+    }
+
+    /// Collects one event, if there is one, and asks the protocol what follows from it.
+    ///
+    /// `None` where there is nothing to do until something happens.
+    fn next_step(&mut self, rng: &AlphaRng) -> Option<Step> {
+        if let Some(completion) = self.rx.completed() {
+            return Some(self.received(rng, completion));
+        }
+        if let Some(completion) = self.tx.completed() {
+            self.command = Some(completion.buffer);
+            return match completion.status {
+                Status::Ok => Some(Step::Read),
+                Status::Gone | Status::Cancelled => {
+                    self.paused = true;
+                    None
+                }
+                status => {
+                    self.clear_tx = status == Status::Stalled;
+                    Some(self.protocol.transfer_failed(self.now()))
+                }
+            };
+        }
+        match self.protocol.tick(self.now()) {
+            Step::Ready if self.health.is_stopped() => None,
+            Step::Ready => self.have_buffer(rng).then_some(Step::Ready),
+            Step::Read if self.protocol.is_dead() => None,
+            Step::Read if self.rx.is_submitted() => None,
+            Step::Read => self.have_buffer(rng).then_some(Step::Read),
+            step => Some(step),
+        }
+    }
+
+    /// Makes sure that there is a buffer for the next answer.
+    fn have_buffer(&mut self, rng: &AlphaRng) -> bool {
+        if self.spare.is_none() && !self.rx.is_submitted() {
+            self.spare = rng.source.pool.take_free();
+        }
+        self.spare.is_some() || self.rx.is_submitted()
+    }
+
+    /// A transfer from the device has ended.
+    fn received(&mut self, rng: &AlphaRng, completion: Completion) -> Step {
+        let now = self.now();
+        self.spare = Some(completion.buffer);
+        if crate::DEBUG_MODE.get() {
+            dev_info!(
+                rng.interface,
+                "debug: {} bytes, {:?}\n",
+                completion.actual,
+                completion.status
+            );
+        }
+        match completion.status {
+            Status::Ok => self.protocol.transferred(now, completion.actual),
+            Status::Gone | Status::Cancelled => {
+                self.paused = true;
+                Step::Discard
+            }
+            status => {
+                self.clear_rx = status == Status::Stalled;
+                self.protocol.transfer_failed(now)
+            }
+        }
+    }
+
+    /// Does what the protocol has decided.
+    fn take_step(&mut self, rng: &AlphaRng, step: Step) {
+        match step {
+            Step::Read | Step::Discard => {
+                if !self.protocol.is_ready() && !self.protocol.is_dead() {
+                    self.read(rng);
+                }
+            }
+            Step::Ready => self.request(rng),
+            Step::Answer => self.answered(rng),
+            Step::Retry(why) => {
+                self.report_failure(rng, why, false);
+                self.recover(rng);
+                self.read(rng);
+            }
+            Step::GiveUp(why) => {
+                self.report_failure(rng, why, true);
+                self.recover(rng);
+                let error = match why {
+                    Failure::Silent(_) => ETIMEDOUT,
+                    _ => EIO,
+                };
+                rng.source.pool.fail(error);
+            }
+        }
+    }
+
+    /// Posts a read for the next bytes, if none is posted.
+    fn read(&mut self, rng: &AlphaRng) {
+        if self.rx.is_submitted() || self.paused || !self.have_buffer(rng) {
+            return;
+        }
+        let Some(buffer) = self.spare.take() else {
+            return;
+        };
+        let offset = self.protocol.received();
+        // Whole packets only: a device that sends more than was asked for is cut off by the
+        // controller with an error.
+        let len = ANSWER
+            .saturating_sub(offset)
+            .next_multiple_of(self.rx.endpoint().max_packet);
+        self.rx_offset = offset;
+        if let Err((status, buffer)) = self.rx.submit(buffer, offset, len) {
+            self.spare = Some(buffer);
+            self.not_submitted(rng, status);
+        }
+    }
+
+    /// Sends the next command, behind a read for its answer.
+    fn request(&mut self, rng: &AlphaRng) {
+        // A read that has been waiting in the middle of a buffer starts over. What comes with it
+        // belongs to no command.
+        if self.rx.is_submitted() && self.rx_offset != 0 {
+            if let Some(completion) = self.rx.cancel() {
+                self.spare = Some(completion.buffer);
+                if completion.actual > 0 {
+                    let step = self.protocol.transferred(self.now(), completion.actual);
+                    return self.take_step(rng, step);
+                }
+            }
+        }
+        self.protocol.sent(self.now());
+        self.read(rng);
+        if !self.rx.is_submitted() {
+            return;
+        }
+        let Some(mut buffer) = self.command.take() else {
+            return;
+        };
+        if let Some(byte) = buffer.as_mut_slice().first_mut() {
+            *byte = Command::Entropy as u8;
+        }
+        if let Err((status, buffer)) = self.tx.submit(buffer, 0, 1) {
+            self.command = Some(buffer);
+            self.not_submitted(rng, status);
+        }
+    }
+
+    /// The USB core has refused a request.
+    fn not_submitted(&mut self, rng: &AlphaRng, status: Status) {
+        if matches!(status, Status::Gone | Status::Cancelled) {
+            // There will be a disconnect or a resume.
+            self.paused = true;
+            return;
+        }
+        let step = self.protocol.transfer_failed(self.now());
+        if let Step::Retry(why) | Step::GiveUp(why) = step {
+            let last = matches!(step, Step::GiveUp(_));
+            self.report_failure(rng, why, last);
+            self.cancel_requests();
+            if last {
+                rng.source.pool.fail(EIO);
+            }
+        }
+    }
+
+    /// A complete answer is there: asks for the next one, then tests this one meanwhile.
+    fn answered(&mut self, rng: &AlphaRng) {
+        let Some(buffer) = self.spare.take() else {
+            return;
+        };
+        let byte = buffer.as_slice().get(DATA).copied().unwrap_or(u8::MAX);
+        let status = DeviceStatus::from_byte(byte);
+        if let DeviceStatus::OutOfStep(byte) = status {
+            self.spare = Some(buffer);
+            let step = self.protocol.bad_status(self.now(), byte);
+            return self.take_step(rng, step);
+        }
+        self.protocol.used();
+        self.answers = self.answers.saturating_add(1);
+        if self.have_buffer(rng) {
+            self.request(rng);
+        }
+
+        let decision = match status {
+            DeviceStatus::Failed(byte) => self.health.device_failure(byte),
+            _ if crate::DISABLE_STATISTICAL_TESTS.get() => self.health.untested_block(),
+            _ => match buffer.as_slice().first_chunk::<DATA>() {
+                Some(data) => self.health.test_block(data),
+                None => self.health.device_failure(u8::MAX),
+            },
+        };
+        match decision {
+            Decision::Deliver => {
+                let wanted = usize::try_from(crate::BYTES_PER_SAMPLE.get()).unwrap_or(DATA);
+                let start = DATA.saturating_sub(wanted);
+                rng.source.pool.publish(Block::new(buffer, start, DATA));
+            }
+            Decision::Discard(why) => {
+                if let Why::Failure(failure) = why {
+                    let now = self.now();
+                    if self.log.allows(now) || crate::DEBUG_MODE.get() {
+                        dev_warn!(
+                            rng.interface,
+                            "{}; block discarded, start-up test runs again\n",
+                            failure
+                        );
+                    }
+                }
+                rng.source.pool.give_back(buffer);
+            }
+            Decision::Stop(failure) => {
+                rng.source.pool.stop();
+                rng.source.pool.give_back(buffer);
+                dev_err!(
+                    rng.interface,
+                    "{}; stopped: replug the device or write 1 to /sys/class/misc/alrandom/startup_test\n",
+                    failure
+                );
+            }
+        }
+        self.publish_report(rng);
+    }
+
+    /// Makes the numbers public.
+    fn publish_report(&self, rng: &AlphaRng) {
+        let mut report = rng.source.report.lock();
+        if let Some(report) = &mut *report {
+            report.answers = self.answers;
+            report.vendor = *self.health.vendor();
+            report.health = Some(self.health.statistics());
+        }
+    }
+
+    /// Gets requests and endpoints into a state from which the conversation can start again.
+    fn recover(&mut self, rng: &AlphaRng) {
+        // A command that the device has not taken must not be answered later.
+        if let Some(completion) = self.tx.cancel() {
+            self.command = Some(completion.buffer);
+        }
+        for (halted, endpoint) in [
+            (&mut self.clear_rx, self.rx.endpoint()),
+            (&mut self.clear_tx, self.tx.endpoint()),
+        ] {
+            // Where this fails, the next transfer fails too and the attempts run out.
+            if core::mem::take(halted) && rng.device.clear_halt(endpoint).is_err() {
+                dev_dbg!(rng.interface, "halt not cleared\n");
+            }
+        }
+        if self.protocol.is_dead() {
+            self.cancel_requests();
+        }
+    }
+
+    /// Says in the log why an attempt failed.
+    fn report_failure(&mut self, rng: &AlphaRng, why: Failure, last: bool) {
+        let now = self.now();
+        if !last && !self.log.allows(now) && !crate::DEBUG_MODE.get() {
+            return;
+        }
+        let after = if last {
+            "given up until somebody reads again, replug the device"
+        } else {
+            "trying again"
+        };
+        let dev = &rng.interface;
+        match why {
+            Failure::Silent(got) => dev_warn!(
+                dev,
+                "no complete answer in time ({} of {} bytes), {}\n",
+                got,
+                ANSWER,
+                after
+            ),
+            Failure::TooLong => dev_warn!(dev, "more bytes than an answer has, {}\n", after),
+            Failure::BadStatus(byte) => {
+                dev_warn!(dev, "status byte {:#04x} is none, {}\n", byte, after)
+            }
+            Failure::NotQuiet => dev_warn!(dev, "the device does not stop sending, {}\n", after),
+            Failure::Transfer => dev_warn!(dev, "USB transfer failed, {}\n", after),
+        }
+        if last {
+            dev_err!(dev, "no answer after {} attempts\n", ATTEMPTS);
+        }
+    }
+}
+
+/// What the [`Scout`] remembers.
+#[derive(Default)]
+pub(crate) struct ScoutMemory {
+    /// The address of the device that was used last, which root may have unbound on purpose: it is not taken
+    /// again without being replugged.
+    left: Option<(c_int, c_int)>,
+    /// There is a device, but another program uses it.
+    pub(crate) busy: bool,
+}
+
+/// Looks for a device to use.
+pub(crate) struct Scout {
+    /// Where the bytes go.
+    source: Arc<Source>,
+}
+
+/// What became of one device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Find {
+    /// It is in use here now.
+    Taken,
+    /// Another program uses it.
+    Busy,
+    /// It is none, or cannot be used.
+    Nothing,
+}
+
+impl Scout {
+    /// Makes the scout of `source`.
+    pub(crate) fn new(source: Arc<Source>) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self { source }, GFP_KERNEL)?)
+    }
+
+    /// Tries to get the AlphaRNG `device`, bound to nobody or to the serial driver.
+    fn take(&self, device: &LockedDevice<'_>) -> Find {
+        for data in device.interfaces() {
+            if data.class().0 != cdc::CLASS_DATA {
+                continue;
+            }
+            let found = match data.driver_name(device) {
+                None => Self::attach(device, data),
+                Some(name) if name == AlphaRngDriver::NAME => Find::Taken,
+                Some(name) if name == SERIAL_DRIVER => Self::take_over(device, data),
+                Some(_) => Find::Busy,
+            };
+            if found != Find::Nothing {
+                return found;
+            }
+        }
+        Find::Nothing
+    }
+
+    /// Offers the data interface to this driver, whose `probe()` decides.
+    fn attach(device: &LockedDevice<'_>, data: &Interface) -> Find {
+        if device.attach(data) {
+            Find::Taken
+        } else {
+            Find::Nothing
+        }
+    }
+
+    /// Takes the device from the serial driver, if no program has the tty open.
+    fn take_over(device: &LockedDevice<'_>, data: &Interface) -> Find {
+        let number = data.number();
+        let Some(control) = device
+            .interfaces()
+            .find(|interface| is_control_of(interface, number))
+        else {
+            return Find::Nothing;
+        };
+        // While this is held nobody can open the tty.
+        let tty = match control.take_tty() {
+            Ok(tty) => tty,
+            Err(error) if error == EBUSY => return Find::Busy,
+            // The tty is coming or going.
+            Err(_) => return Find::Busy,
+        };
+        device.release(control);
+        let found = Self::attach(device, data);
+        drop(tty);
+        found
+    }
+}
+
+impl WorkItem for Scout {
+    fn run(&self) {
+        if self.source.pool.has_device() {
+            self.source.scout_memory.lock().busy = false;
+            return;
+        }
+        let mut devices = KVec::new();
+        Device::for_each(&mut |device| {
+            // Without memory some are left out; the next arrival or read looks again.
+            if device.is_in(&TABLE) {
+                let _ = devices.push(ARef::from(device), GFP_KERNEL);
+            }
+        });
+
+        let left = self.source.scout_memory.lock().left;
+        let mut busy = None;
+        for device in &devices {
+            if left == Some(device.address()) {
+                continue;
+            }
+            match self.take(&device.lock()) {
+                Find::Taken => {
+                    busy = None;
+                    break;
+                }
+                Find::Busy => busy = Some(device),
+                Find::Nothing => {}
+            }
+        }
+
+        let was_busy =
+            core::mem::replace(&mut self.source.scout_memory.lock().busy, busy.is_some());
+        if let Some(device) = busy {
+            if !was_busy {
+                dev_info!(
+                    device,
+                    "AlphaRNG is in use by another program, which keeps it; trying again until it is free\n"
+                );
+            }
+            self.source.scout.after(msecs_to_jiffies(BUSY_RETRY_MS));
+        }
+    }
+}
+
+/// Gives the devices back to the serial driver when it is dropped: to be dropped behind the driver.
+pub(crate) struct HandBack;
+
+impl Drop for HandBack {
+    fn drop(&mut self) {
+        Device::for_each(&mut |device| {
+            if !device.is_in(&TABLE) {
+                return;
+            }
+            let device = device.lock();
+            for control in device.interfaces() {
+                if control.class() == (cdc::CLASS_COMM, cdc::SUBCLASS_ACM)
+                    && control.driver_name(&device).is_none()
+                {
+                    // Where the serial driver is not loaded, nobody takes it, which is fine.
+                    let _ = device.attach(control);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/proc/alrandom/info`, as the vendor's module has it, and `/proc/alrandom/health`.
+
+#![deny(unsafe_code)]
+
+use crate::{
+    abstractions::proc_fs::{
+        Directory,
+        File,
+        Show, //
+    },
+    health::{
+        State,
+        Statistics,
+        VendorStatistics, //
+    },
+    Source, //
+};
+use kernel::{
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print,
+    sync::Arc, //
+};
+
+/// What is told of a device in use; all zero and none until it has answered.
+#[derive(Default)]
+pub(crate) struct Report {
+    /// Complete answers from the device since it was plugged in.
+    pub(crate) answers: u64,
+    /// The numbers of the vendor layer.
+    pub(crate) vendor: VendorStatistics,
+    /// The numbers of the SP 800-90B layer.
+    pub(crate) health: Option<Statistics>,
+}
+
+/// The contents of `/proc/alrandom/info`.
+pub(crate) struct Info(Arc<Source>);
+
+impl Show for Info {
+    fn show(&self, file: &SeqFile) {
+        let report = self.0.report.lock();
+        let Some(report) = report.as_ref() else {
+            seq_print!(file, "No AlphaRNG information found\n");
+            return;
+        };
+        if report.answers == 0 {
+            seq_print!(file, "The AlphaRNG device wasn't initialized\n");
+            return;
+        }
+        let vendor = &report.vendor;
+        let tests = if crate::DISABLE_STATISTICAL_TESTS.get() {
+            "disabled"
+        } else {
+            "enabled"
+        };
+        seq_print!(file, "AlphaRNG statistical tests: {}\n", tests);
+        seq_print!(
+            file,
+            "maximum RCT failures per block for device: {}\n",
+            vendor.max_rct_failures
+        );
+        seq_print!(
+            file,
+            "maximum APT failures per block for device: {}\n",
+            vendor.max_apt_failures
+        );
+        seq_print!(
+            file,
+            "total RCT failures for device: {}\n",
+            vendor.total_rct_failures
+        );
+        seq_print!(
+            file,
+            "total APT failures for device: {}\n",
+            vendor.total_apt_failures
+        );
+        seq_print!(file, "RCT status byte for device: {}\n", vendor.rct_status);
+        seq_print!(file, "APT status byte for device: {}\n", vendor.apt_status);
+        seq_print!(
+            file,
+            "last known device status byte: {}\n",
+            vendor.device_status
+        );
+        seq_print!(
+            file,
+            "number of requests handled by device: {}\n",
+            report.answers
+        );
+    }
+}
+
+/// The contents of `/proc/alrandom/health`.
+pub(crate) struct Health(Arc<Source>);
+
+impl Show for Health {
+    fn show(&self, file: &SeqFile) {
+        let report = self.0.report.lock();
+        let Some(report) = report.as_ref() else {
+            seq_print!(file, "state: no device\n");
+            return;
+        };
+        let Some(health) = &report.health else {
+            seq_print!(file, "state: no answer yet\n");
+            return;
+        };
+        match health.state {
+            State::StartUp => seq_print!(file, "state: start-up test\n"),
+            State::Running => seq_print!(file, "state: healthy\n"),
+            State::Untested => seq_print!(file, "state: tests disabled\n"),
+            State::Stopped(failure) => seq_print!(file, "state: stopped, {}\n", failure),
+        }
+        seq_print!(file, "min_entropy: {}\n", crate::MIN_ENTROPY.get());
+        seq_print!(file, "samples: {}\n", health.samples);
+        seq_print!(file, "rct_failures: {}\n", health.rct_failures);
+        seq_print!(file, "apt_failures: {}\n", health.apt_failures);
+        seq_print!(file, "repeated_blocks: {}\n", health.repeated_blocks);
+        seq_print!(file, "intermittent_failures: {}\n", health.intermittent);
+        seq_print!(file, "permanent_failures: {}\n", health.permanent);
+        seq_print!(file, "start_up_runs: {}\n", health.start_up_runs);
+        seq_print!(file, "longest_run: {}\n", health.longest_run);
+        seq_print!(file, "highest_window_count: {}\n", health.highest_count);
+        let cutoffs = health.cutoffs;
+        seq_print!(
+            file,
+            "rct_cutoff_intermittent: {}\n",
+            cutoffs.rct.intermittent
+        );
+        seq_print!(file, "rct_cutoff_permanent: {}\n", cutoffs.rct.permanent);
+        seq_print!(
+            file,
+            "apt_cutoff_intermittent: {}\n",
+            cutoffs.apt.intermittent
+        );
+        seq_print!(file, "apt_cutoff_permanent: {}\n", cutoffs.apt.permanent);
+    }
+}
+
+/// The files, there until this is dropped.
+pub(crate) struct Files {
+    /// `/proc/alrandom/info`.
+    _info: File<Info>,
+    /// `/proc/alrandom/health`.
+    _health: File<Health>,
+}
+
+impl Files {
+    /// Makes the folder and its files.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(source: &Arc<Source>) -> Result<Self> {
+        let folder = Directory::new(c"alrandom")?;
+        let info = Arc::new(Info(source.clone()), GFP_KERNEL)?;
+        let health = Arc::new(Health(source.clone()), GFP_KERNEL)?;
+        Ok(Self {
+            _info: File::new(c"info", folder.clone(), info)?,
+            _health: File::new(c"health", folder, health)?,
+        })
+    }
+}
