@@ -646,15 +646,15 @@ pub(crate) struct Continuous {
     /// APT: matches in the open window, its first sample included.
     matches: u32,
     /// See [`Statistics::samples`].
-    samples: u64,
+    pub(crate) samples: u64,
     /// See [`Statistics::rct_failures`].
-    rct_failures: u64,
+    pub(crate) rct_failures: u64,
     /// See [`Statistics::apt_failures`].
-    apt_failures: u64,
+    pub(crate) apt_failures: u64,
     /// See [`Statistics::longest_run`].
-    longest_run: u32,
+    pub(crate) longest_run: u32,
     /// See [`Statistics::highest_count`].
-    highest_count: u32,
+    pub(crate) highest_count: u32,
 }
 
 impl Continuous {
