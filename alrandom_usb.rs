@@ -127,10 +127,7 @@ impl Driver for AlphaRngDriver {
 
         // Next to the data interface by custom, named by its union descriptor for certain.
         let number = interface.number();
-        let control = device
-            .interfaces()
-            .find(|interface| is_control_of(interface, number))
-            .map_or(number.saturating_sub(1), Interface::number);
+        let control = find_control(device, number);
 
         let trigger = Trigger::new(c"alrandom")?;
         let rx = Urb::new(device, bulk_in, trigger.clone())?;
@@ -142,7 +139,7 @@ impl Driver for AlphaRngDriver {
                 source: self.source.clone(),
                 device: ARef::from(&**device),
                 interface: ARef::from(interface),
-                control,
+                control: control.map_or(number.saturating_sub(1), Interface::number),
                 trigger: wake,
                 engine <- new_mutex!(Engine {
                     rx,
@@ -177,6 +174,11 @@ impl Driver for AlphaRngDriver {
             .and_then(|worker| Ok(KBox::new(worker, GFP_KERNEL)?))
             .inspect_err(|_| self.source.pool.detach())?;
 
+        if let Some(control) = control {
+            // So that the serial driver, should it come later, finds nothing to do. Where another
+            // driver has it, only that is lost.
+            let _ = device.claim(interface, control);
+        }
         *self.source.report.lock() = Some(Report::default());
         self.source.scout_memory.lock().left = None;
         data.item().set_line_state(cdc::DTR_RTS);
@@ -185,7 +187,7 @@ impl Driver for AlphaRngDriver {
         Ok(data)
     }
 
-    fn disconnect(&self, interface: &Interface, data: KBox<Self::Data>) {
+    fn disconnect(&self, device: &LockedDevice<'_>, interface: &Interface, data: KBox<Self::Data>) {
         let rng = data.item().clone();
         // First the work ends, then the readers are told; then nobody is left who could submit a
         // request, and they end with the last reference.
@@ -194,6 +196,11 @@ impl Driver for AlphaRngDriver {
         *self.source.report.lock() = None;
         rng.engine.lock().shut_down();
         rng.set_line_state(0);
+        if let Some(control) = find_control(device, interface.number()) {
+            if control.driver_name(device) == Some(Self::NAME) {
+                device.release(control);
+            }
+        }
         dev_info!(interface, "AlphaRNG no longer in use\n");
 
         self.source.scout_memory.lock().left = Some(rng.device.address());
@@ -265,6 +272,13 @@ impl AlphaRng {
             }
         }
     }
+}
+
+/// The communications interface of the data interface `number` of `device`.
+fn find_control<'a>(device: &'a LockedDevice<'_>, number: u8) -> Option<&'a Interface> {
+    device
+        .interfaces()
+        .find(|interface| is_control_of(interface, number))
 }
 
 /// Whether `interface` is the communications interface of the data interface `number`.
@@ -403,26 +417,17 @@ impl Engine {
     ///
     /// `None` where there is nothing to do until something happens.
     fn next_step(&mut self, rng: &AlphaRng) -> Option<Step> {
+        // The command first: a device may answer before the controller tells that it has gone out,
+        // and the next one needs its buffer.
+        if let Some(completion) = self.tx.completed() {
+            return Some(self.sent(completion));
+        }
         if let Some(completion) = self.rx.completed() {
             return Some(self.received(rng, completion));
         }
-        if let Some(completion) = self.tx.completed() {
-            self.command = Some(completion.buffer);
-            return match completion.status {
-                Status::Ok => Some(Step::Read),
-                Status::Gone | Status::Cancelled => {
-                    self.paused = true;
-                    None
-                }
-                status => {
-                    self.clear_tx = status == Status::Stalled;
-                    Some(self.protocol.transfer_failed(self.now()))
-                }
-            };
-        }
         match self.protocol.tick(self.now()) {
             Step::Ready if self.health.is_stopped() => None,
-            Step::Ready => self.have_buffer(rng).then_some(Step::Ready),
+            Step::Ready => self.can_request(rng).then_some(Step::Ready),
             Step::Read if self.protocol.is_dead() => None,
             Step::Read if self.rx.is_submitted() => None,
             Step::Read => self.have_buffer(rng).then_some(Step::Read),
@@ -436,6 +441,27 @@ impl Engine {
             self.spare = rng.source.pool.take_free();
         }
         self.spare.is_some() || self.rx.is_submitted()
+    }
+
+    /// Whether there is all that a request takes.
+    fn can_request(&mut self, rng: &AlphaRng) -> bool {
+        self.command.is_some() && self.have_buffer(rng)
+    }
+
+    /// A transfer to the device has ended.
+    fn sent(&mut self, completion: Completion) -> Step {
+        self.command = Some(completion.buffer);
+        match completion.status {
+            Status::Ok => Step::Read,
+            Status::Gone | Status::Cancelled => {
+                self.paused = true;
+                Step::Discard
+            }
+            status => {
+                self.clear_tx = status == Status::Stalled;
+                self.protocol.transfer_failed(self.now())
+            }
+        }
     }
 
     /// A transfer from the device has ended.
@@ -573,7 +599,7 @@ impl Engine {
         }
         self.protocol.used();
         self.answers = self.answers.saturating_add(1);
-        if self.have_buffer(rng) {
+        if self.can_request(rng) && !self.health.is_stopped() {
             self.request(rng);
         }
 
@@ -744,18 +770,13 @@ impl Scout {
     /// Takes the device from the serial driver, if no program has the tty open.
     fn take_over(device: &LockedDevice<'_>, data: &Interface) -> Find {
         let number = data.number();
-        let Some(control) = device
-            .interfaces()
-            .find(|interface| is_control_of(interface, number))
-        else {
+        let Some(control) = find_control(device, number) else {
             return Find::Nothing;
         };
         // While this is held nobody can open the tty.
-        let tty = match control.take_tty() {
-            Ok(tty) => tty,
-            Err(error) if error == EBUSY => return Find::Busy,
-            // The tty is coming or going.
-            Err(_) => return Find::Busy,
+        let Ok(tty) = control.take_tty() else {
+            // Some program has it open, or it is just coming or going.
+            return Find::Busy;
         };
         device.release(control);
         let found = Self::attach(device, data);

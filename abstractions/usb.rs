@@ -120,7 +120,7 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// Called when the interface goes: unplugged, taken away, or the driver is being removed.
     ///
     /// When this returns, nothing may use the interface any more.
-    fn disconnect(&self, interface: &Interface, data: KBox<Self::Data>);
+    fn disconnect(&self, device: &LockedDevice<'_>, interface: &Interface, data: KBox<Self::Data>);
 
     /// Called before the device loses power or is reset: no request may be under way after this.
     fn suspend(&self, interface: &Interface, data: &Self::Data);
@@ -203,17 +203,17 @@ impl<T: Driver> Registration<T> {
         }
     }
 
-    /// The driver's data for an interface.
+    /// The driver's data for an interface; `None` for one that was only claimed.
     ///
     /// # Safety
     ///
     /// `interface` must be bound to a `Registration<T>` and stay so during `'a`.
-    unsafe fn data<'a>(interface: *mut bindings::usb_interface) -> &'a T::Data {
-        // SAFETY: `probe()` stored the data, and only `disconnect()` takes it.
+    unsafe fn data<'a>(interface: *mut bindings::usb_interface) -> Option<&'a T::Data> {
+        // SAFETY: The interface is valid. `probe()` stored the data, and only `disconnect()` takes
+        // it; `claim()` stored null.
         unsafe {
-            <KBox<T::Data> as ForeignOwnable>::borrow(bindings::dev_get_drvdata(
-                &raw mut (*interface).dev,
-            ))
+            let data = bindings::dev_get_drvdata(&raw mut (*interface).dev);
+            (!data.is_null()).then(|| <KBox<T::Data> as ForeignOwnable>::borrow(data))
         }
     }
 
@@ -241,14 +241,23 @@ impl<T: Driver> Registration<T> {
     /// Called by the USB core for an interface that is bound to a `Registration<T>`.
     unsafe extern "C" fn disconnect(raw: *mut bindings::usb_interface) {
         // SAFETY: By the safety requirements; `probe()` stored the data, and this is the only
-        // place where it is taken, once for each `probe()`.
+        // place where it is taken, once for each `probe()`. `claim()` stored null.
         let (this, interface, data) = unsafe {
             let dev = &raw mut (*raw).dev;
-            let data = KBox::<T::Data>::from_foreign(bindings::dev_get_drvdata(dev));
+            let data = bindings::dev_get_drvdata(dev);
+            if data.is_null() {
+                return;
+            }
             bindings::dev_set_drvdata(dev, ptr::null_mut());
-            (Self::driver(raw), Interface::from_raw(raw), data)
+            (
+                Self::driver(raw),
+                Interface::from_raw(raw),
+                KBox::<T::Data>::from_foreign(data),
+            )
         };
-        this.disconnect(interface, data);
+        // INVARIANT: As in `probe()`.
+        let device = ManuallyDrop::new(LockedDevice(interface.device()));
+        this.disconnect(&device, interface, data);
     }
 
     /// Calls [`Driver::suspend`].
@@ -258,7 +267,11 @@ impl<T: Driver> Registration<T> {
     /// `raw` must be bound to a `Registration<T>` during the call.
     unsafe fn stop(raw: *mut bindings::usb_interface) -> c_int {
         // SAFETY: By the safety requirements.
-        unsafe { Self::driver(raw).suspend(Interface::from_raw(raw), Self::data(raw)) };
+        unsafe {
+            if let Some(data) = Self::data(raw) {
+                Self::driver(raw).suspend(Interface::from_raw(raw), data);
+            }
+        }
         0
     }
 
@@ -269,7 +282,11 @@ impl<T: Driver> Registration<T> {
     /// As for [`Self::stop`].
     unsafe fn start(raw: *mut bindings::usb_interface, reset: bool) -> c_int {
         // SAFETY: By the safety requirements.
-        unsafe { Self::driver(raw).resume(Interface::from_raw(raw), Self::data(raw), reset) };
+        unsafe {
+            if let Some(data) = Self::data(raw) {
+                Self::driver(raw).resume(Interface::from_raw(raw), data, reset);
+            }
+        }
         0
     }
 
@@ -509,6 +526,30 @@ impl LockedDevice<'_> {
             .filter(|raw| !raw.is_null())
             // SAFETY: As above.
             .map(|raw| unsafe { Interface::from_raw(*raw) })
+    }
+
+    /// Binds `companion` to the driver of `owner` too, without a `probe()`: the driver is told
+    /// nothing of it, and no other driver can have it.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` where another driver has it.
+    pub(crate) fn claim(&self, owner: &Interface, companion: &Interface) -> Result {
+        // SAFETY: The lock of the device is held. `owner` is bound, or being bound, to a USB driver.
+        // No data marks the companion, see `Registration::data()`.
+        to_result(unsafe {
+            let driver = (*owner.as_raw()).dev.driver;
+            if driver.is_null() {
+                return Err(EINVAL);
+            }
+            bindings::usb_driver_claim_interface(
+                driver
+                    .byte_sub(offset_of!(bindings::usb_driver, driver))
+                    .cast(),
+                companion.as_raw(),
+                ptr::null_mut(),
+            )
+        })
     }
 
     /// Takes `interface` away from the USB driver that is bound to it, if any.
