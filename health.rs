@@ -1115,7 +1115,7 @@ pub(crate) fn self_test(scratch: &mut [u8; BLOCK]) -> Result<(), SelfTestFailure
         let min_entropy = MinEntropy::new(min_entropy).ok_or(failed("min-entropy"))?;
         continuous_vectors(scratch, min_entropy, known).map_err(failed)?;
         vendor_vectors(scratch, min_entropy).map_err(failed)?;
-        policy_vectors(scratch, min_entropy).map_err(failed)?;
+        policy_vectors(scratch, min_entropy, known).map_err(failed)?;
     }
     if MinEntropy::new(0).is_some() || MinEntropy::new(9).is_some() {
         return Err(SelfTestFailure {
@@ -1379,78 +1379,155 @@ fn vendor_layer(
     (rct, apt, health.vendor)
 }
 
-/// The vectors of the policy. An error is the vector's name.
-fn policy_vectors(scratch: &mut [u8; BLOCK], min_entropy: MinEntropy) -> Result<(), &'static str> {
-    let mut health = Health::new(min_entropy);
-    let mut healthy = |health: &mut Health, seed| {
-        background(scratch, seed);
+/// What happens in a vector of the policy.
+#[derive(Clone, Copy)]
+enum Event {
+    /// A block comes that passes; blocks of different seeds are different.
+    Healthy(u8),
+    /// A block comes that has seven runs of five, too many for the vendor layer alone.
+    Runs,
+    /// A block of zeros comes.
+    Stuck,
+    /// A block comes that passes and ends with so many zeros.
+    Trailing(usize),
+    /// A block comes that passes and begins with a zero.
+    Leading,
+    /// The device reports a failure with status byte 4.
+    Status,
+    /// A block comes that is not tested.
+    Untested,
+    /// The tests are restarted. Decides nothing; [`Decision::Deliver`] stands for that.
+    Restart,
+}
+
+impl Event {
+    /// Lets it happen.
+    fn happen(self, health: &mut Health, scratch: &mut [u8; BLOCK]) -> Decision {
+        background(scratch, 100);
+        match self {
+            Self::Healthy(seed) => background(scratch, seed),
+            Self::Runs => {
+                for start in (3..BLOCK).step_by(73).take(7) {
+                    plant(scratch, start..start.saturating_add(5));
+                }
+            }
+            Self::Stuck => plant(scratch, 0..BLOCK),
+            Self::Trailing(length) => plant(scratch, BLOCK.saturating_sub(length)..BLOCK),
+            Self::Leading => plant(scratch, 0..1),
+            Self::Status => return health.device_failure(4),
+            Self::Untested => return health.untested_block(),
+            Self::Restart => {
+                health.restart();
+                return Decision::Deliver;
+            }
+        }
         health.test_block(scratch)
+    }
+}
+
+/// The vectors of the policy. An error is the vector's name.
+fn policy_vectors(
+    scratch: &mut [u8; BLOCK],
+    min_entropy: MinEntropy,
+    known: [u32; 4],
+) -> Result<(), &'static str> {
+    let deliver = Decision::Deliver;
+    let start_up = Decision::Discard(Why::StartUp);
+    let discard = |test, count, cutoff| {
+        Decision::Discard(Why::Failure(Failure::intermittent(test, count, cutoff)))
     };
+    let status = Failure::intermittent(Test::DeviceStatus, 4, 1);
+    let stuck = Failure {
+        test: Test::Rct,
+        severity: Severity::Permanent,
+        count: BLOCK as u32,
+        cutoff: known[1],
+    };
+    // One sample less than a failing run, but not so many that the vendor layer minds.
+    let trailing = known[0].saturating_sub(1).min(28) as usize;
 
-    let vector = "start-up test";
-    expect(
-        healthy(&mut health, 0) == Decision::Discard(Why::StartUp),
-        vector,
-    )?;
-    expect(healthy(&mut health, 1) == Decision::Deliver, vector)?;
-
-    let vector = "repeated block";
-    let repeated = |blocks| Failure::intermittent(Test::RepeatedBlock, blocks, 16);
-    expect(
-        healthy(&mut health, 0) == Decision::Discard(Why::Failure(repeated(2))),
-        vector,
-    )?;
-    expect(
-        healthy(&mut health, 2) == Decision::Discard(Why::StartUp),
-        vector,
-    )?;
-    for seed in 3..18 {
-        expect(healthy(&mut health, seed) == Decision::Deliver, vector)?;
+    let mut health = Health::new(min_entropy);
+    let [mut vendor_failed, mut vendor_passed] = [0; 2];
+    for (event, decision, vector) in [
+        (Event::Healthy(0), start_up, "start-up test"),
+        (Event::Healthy(1), deliver, "start-up test has passed"),
+        (
+            Event::Healthy(0),
+            discard(Test::RepeatedBlock, 2, 16),
+            "repeated block",
+        ),
+        (Event::Healthy(2), start_up, "start-up test after a failure"),
+        (
+            Event::Healthy(3),
+            deliver,
+            "second start-up test has passed",
+        ),
+        (
+            Event::Status,
+            discard(Test::DeviceStatus, 4, 1),
+            "first failure",
+        ),
+        (Event::Healthy(4), start_up, "first failure is over"),
+        (
+            Event::Status,
+            discard(Test::DeviceStatus, 4, 1),
+            "second in a row",
+        ),
+        (Event::Status, Decision::Stop(status), "third in a row"),
+        (Event::Healthy(5), Decision::Stop(status), "stopped"),
+        (Event::Untested, Decision::Stop(status), "stopped untested"),
+        (Event::Restart, deliver, "restart"),
+        (Event::Untested, start_up, "untested start-up block"),
+        (Event::Untested, deliver, "untested block"),
+        (
+            Event::Healthy(6),
+            start_up,
+            "start-up test after untested blocks",
+        ),
+        (Event::Trailing(trailing), deliver, "begun run"),
+        (
+            Event::Status,
+            discard(Test::DeviceStatus, 4, 1),
+            "gap in a run",
+        ),
+        (Event::Leading, start_up, "run that a failure has ended"),
+        (Event::Healthy(7), deliver, "delivery between failures"),
+        (
+            Event::Runs,
+            discard(Test::VendorRct, 7, 7),
+            "vendor's failure",
+        ),
+        (Event::Healthy(8), start_up, "vendor's failure is over"),
+        (
+            Event::Healthy(9),
+            deliver,
+            "delivery after the vendor's failure",
+        ),
+        (Event::Stuck, Decision::Stop(stuck), "permanent failure"),
+        (Event::Healthy(10), Decision::Stop(stuck), "permanent stop"),
+    ] {
+        expect(event.happen(&mut health, scratch) == decision, vector)?;
+        match event {
+            Event::Runs => vendor_failed = health.vendor.rct_status,
+            Event::Healthy(8) => vendor_passed = health.vendor.rct_status,
+            _ => (),
+        }
     }
     expect(
-        healthy(&mut health, 2) == Decision::Discard(Why::Failure(repeated(16))),
-        vector,
-    )?;
-    expect(
-        healthy(&mut health, 1) == Decision::Discard(Why::StartUp),
-        vector,
+        (vendor_failed, vendor_passed) == (VENDOR_RCT_STATUS, 0),
+        "vendor's status byte",
     )?;
 
-    let vector = "three intermittent failures in a row";
-    let failure = Failure::intermittent(Test::DeviceStatus, 4, 1);
-    let discard = Decision::Discard(Why::Failure(failure));
-    expect(healthy(&mut health, 20) == Decision::Deliver, vector)?;
-    expect(health.device_failure(4) == discard, vector)?;
-    expect(health.device_failure(4) == discard, vector)?;
-    expect(
-        healthy(&mut health, 21) == Decision::Discard(Why::StartUp),
-        vector,
-    )?;
-    expect(!health.is_stopped(), vector)?;
-    expect(health.device_failure(4) == Decision::Stop(failure), vector)?;
-    expect(health.is_stopped(), vector)?;
-    expect(healthy(&mut health, 22) == Decision::Stop(failure), vector)?;
-    expect(health.untested_block() == Decision::Stop(failure), vector)?;
-
-    let vector = "restart";
-    health.restart();
-    expect(
-        healthy(&mut health, 23) == Decision::Discard(Why::StartUp),
-        vector,
-    )?;
-    expect(healthy(&mut health, 24) == Decision::Deliver, vector)?;
-
-    let vector = "permanent failure";
-    background(scratch, 0);
-    plant(scratch, 0..BLOCK);
-    let Decision::Stop(failure) = health.test_block(scratch) else {
-        return Err(vector);
-    };
-    expect(
-        failure.test == Test::Rct
-            && failure.severity == Severity::Permanent
-            && failure.count == BLOCK as u32
-            && health.is_stopped(),
-        vector,
-    )
+    // A block is remembered for as long as sixteen others.
+    let mut health = Health::new(min_entropy);
+    for seed in 0..17 {
+        let _ = Event::Healthy(seed).happen(&mut health, scratch);
+    }
+    for (seed, decision) in [(0, deliver), (2, discard(Test::RepeatedBlock, 16, 16))] {
+        expect(
+            Event::Healthy(seed).happen(&mut health, scratch) == decision,
+            "blocks remembered",
+        )?;
+    }
+    Ok(())
 }
