@@ -15,7 +15,7 @@
 //!
 //! After such a failure a late answer may still be on its way, and would pass for the answer to the
 //! next command for ever after. Therefore the first complete answer behind a failure is not used:
-//! the line must be quiet behind it for as long as an answer may take ([`State::Probation`]).
+//! the line must be quiet behind it for longer than an answer may take ([`State::Probation`]).
 //!
 //! This file is pure: it takes numbers of bytes and times, and returns decisions. No I/O, no kernel
 //! types; the host-side tests compile it unchanged.
@@ -28,6 +28,12 @@ pub(crate) const ANSWER: usize = DATA + 1;
 
 /// How long the device may take for the rest of an answer, in milliseconds: the vendor waits 1 s.
 pub(crate) const ANSWER_TIMEOUT: u64 = 1_000;
+
+/// How long the line must be silent behind the first complete answer after a failure, in
+/// milliseconds: longer than a late answer can follow the one before it.
+///
+/// A device that keeps being as slow as this never has a complete answer in time anyway.
+pub(crate) const PROBATION: u64 = 2 * ANSWER_TIMEOUT;
 
 /// How long the line must be silent before the first command and before a retry, in milliseconds.
 ///
@@ -215,7 +221,7 @@ impl Protocol {
                         Step::Answer
                     }
                     ANSWER => {
-                        self.drain(State::Probation, now, ANSWER_TIMEOUT);
+                        self.drain(State::Probation, now, PROBATION);
                         Step::Discard
                     }
                     0..ANSWER => Step::Read,
@@ -231,7 +237,7 @@ impl Protocol {
                     let quiet = if self.state == State::Draining {
                         QUIET
                     } else {
-                        ANSWER_TIMEOUT
+                        PROBATION
                     };
                     self.deadline = now.saturating_add(quiet);
                 }
