@@ -15,6 +15,7 @@ mod alrandom_usb;
 mod cdc;
 mod chardev;
 mod health;
+mod hwrng;
 mod pool;
 mod procfs;
 mod protocol;
@@ -53,27 +54,34 @@ usb_device_table!(alrandom_usb::TABLE);
 
 module_param! {
     /// Whether both layers of health tests are off: blocks are delivered untested.
-    static DISABLE_STATISTICAL_TESTS: bool = 0, 0..=1,
+    static DISABLE_STATISTICAL_TESTS: bool = 0, 0..=1;
     "disableStatisticalTests", "deliver bytes without testing them (default: N)";
 }
 
 module_param! {
     /// How many bytes of each block are delivered: the last so many.
-    static BYTES_PER_SAMPLE: u32 = 16000, 1..=16000,
+    static BYTES_PER_SAMPLE: i32 = 16000, 1..=16000;
     "bytesPerSample", "use only the last so many bytes of each block (1 to 16000, default: 16000)";
 }
 
 module_param! {
     /// Whether every transfer is reported in the log.
-    static DEBUG_MODE: bool = 0, 0..=1,
+    static DEBUG_MODE: bool = 0, 0..=1;
     "debugMode", "write every transfer to the kernel log (default: N)";
 }
 
 module_param! {
     /// Assessed min-entropy of the device's output, in bits per byte; it sets the cutoffs of the
     /// SP 800-90B tests.
-    static MIN_ENTROPY: u32 = 6, 1..=8,
+    static MIN_ENTROPY: i32 = 6, 1..=8;
     "minEntropy", "assessed min-entropy of the device in bits per byte (1 to 8, default: 6)";
+}
+
+module_param! {
+    /// Quality of the source in the kernel's hardware-RNG core, in bits of entropy per 1024 bits;
+    /// -1 stands for what [`MIN_ENTROPY`] says, 0 for leaving the source out.
+    static HWRNG_QUALITY: i32 = -1, -1..=1024;
+    "hwrngQuality", "quality in hw_random, in bits of entropy per 1024 bits (0 to 1024, 0: not there; default: -1, from minEntropy)";
 }
 
 impl kernel::fmt::Display for health::Failure {
@@ -107,7 +115,8 @@ pub(crate) struct Source {
 /// The module: everything that is registered.
 ///
 /// The order of the fields is the order of the teardown: first nobody can come any more (node,
-/// files, new devices), then the device is let go of, then it goes back to the serial driver.
+/// files, new devices), then the device is let go of, then the kernel's core of its bytes, and the
+/// device goes back to the serial driver.
 #[pin_data]
 struct AlRandom {
     /// `/dev/alrandom`; the module is not unloaded while it is open.
@@ -120,9 +129,11 @@ struct AlRandom {
     _arrivals: usb::ArrivalNotifier,
     /// Looks for devices that another driver has.
     _scout: Worker<alrandom_usb::Scout>,
-    /// The USB driver.
+    /// The USB driver. Behind it there is no device, and readers of the next one return.
     #[pin]
     _driver: usb::Registration<alrandom_usb::AlphaRngDriver>,
+    /// Keeps the source in the hardware-RNG core.
+    _keeper: Worker<hwrng::Keeper>,
     /// Gives the devices back.
     _hand_back: alrandom_usb::HandBack,
 }
@@ -155,9 +166,11 @@ impl kernel::InPlaceModule for AlRandom {
 
             let scout = Trigger::new(c"alrandom-scout")?;
             let source_scout = scout.clone();
+            let keeper = Trigger::new(c"alrandom-hwrng")?;
+            let health_watcher = keeper.clone();
             let source = Arc::pin_init(
                 pin_init!(Source {
-                    pool <- pool::Pool::new(),
+                    pool <- pool::Pool::new(health_watcher),
                     report <- new_mutex!(None),
                     scout: source_scout,
                     scout_memory <- new_mutex!(alrandom_usb::ScoutMemory::default()),
@@ -166,10 +179,12 @@ impl kernel::InPlaceModule for AlRandom {
             )?;
             let driver = alrandom_usb::AlphaRngDriver::new(source.clone())?;
             let worker = Worker::new(scout.clone(), alrandom_usb::Scout::new(source.clone())?)?;
+            let keeper = Worker::new(keeper, hwrng::Keeper::new(source.clone())?)?;
             let node = chardev::Node::register(module, &source)?;
 
             Ok(try_pin_init!(Self {
                 _hand_back: alrandom_usb::HandBack,
+                _keeper: keeper,
                 _driver <- usb::Registration::new(module, driver),
                 _scout: worker,
                 _arrivals <- usb::ArrivalNotifier::new(scout.clone()),

@@ -229,7 +229,10 @@ const LEAST_ENTROPY: MinEntropy = match MinEntropy::new(1) {
 /// The assessed min-entropy that the parameter gives.
 fn min_entropy() -> MinEntropy {
     // The parameter is kept in range, so the fallback is never used.
-    MinEntropy::new(crate::MIN_ENTROPY.get()).unwrap_or(LEAST_ENTROPY)
+    u32::try_from(crate::MIN_ENTROPY.get())
+        .ok()
+        .and_then(MinEntropy::new)
+        .unwrap_or(LEAST_ENTROPY)
 }
 
 /// A device in use.

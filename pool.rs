@@ -211,6 +211,8 @@ struct Inner {
     stops: u32,
     /// Readers asleep.
     sleepers: usize,
+    /// A block has passed since the device came, and no health test has stopped it since.
+    healthy: bool,
 }
 
 impl Inner {
@@ -248,6 +250,8 @@ pub(crate) struct Pool {
     /// Woken when blocks become ready and when the state changes.
     #[pin]
     readers: PollCondVar,
+    /// Used when the source becomes healthy, or is so no more.
+    watcher: Arc<Trigger>,
 }
 
 /// When a block was taken out of the pool.
@@ -272,8 +276,8 @@ enum Turn {
 }
 
 impl Pool {
-    /// An empty pool without a device.
-    pub(crate) fn new() -> impl PinInit<Self> {
+    /// An empty pool without a device; `watcher` is used whenever [`Self::is_healthy`] changes.
+    pub(crate) fn new(watcher: Arc<Trigger>) -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- new_mutex!(Inner {
                 state: State::Absent,
@@ -284,7 +288,9 @@ impl Pool {
                 epoch: 0,
                 stops: 0,
                 sleepers: 0,
+                healthy: false,
             }),
+            watcher,
             readers <- new_poll_condvar!(),
         })
     }
@@ -321,6 +327,7 @@ impl Pool {
         inner.free = Queue::new();
         inner.ready = Queue::new();
         self.set_state(&mut inner, State::Absent);
+        self.set_healthy(&mut inner, false);
     }
 
     /// Whether a device is in use.
@@ -342,6 +349,7 @@ impl Pool {
             inner.recycle(block.into_wiped(), epoch);
         }
         self.set_state(&mut inner, State::Stopped);
+        self.set_healthy(&mut inner, false);
     }
 
     /// The device is being tried again.
@@ -373,6 +381,7 @@ impl Pool {
             // There is room for all blocks of a device.
             let _ = inner.ready.push_back(block);
             self.readers.notify_all();
+            self.set_healthy(&mut inner, true);
         }
     }
 
@@ -400,6 +409,20 @@ impl Pool {
     fn set_state(&self, inner: &mut Guard<'_, Inner, MutexBackend>, state: State) {
         inner.state = state;
         self.readers.notify_all();
+    }
+
+    /// Whether there is a device that has passed its start-up test and was not stopped since. One
+    /// that is merely silent may come back by being read from, so it counts.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.inner.lock().healthy
+    }
+
+    /// Changes what [`Self::is_healthy`] says.
+    fn set_healthy(&self, inner: &mut Guard<'_, Inner, MutexBackend>, healthy: bool) {
+        if inner.healthy != healthy {
+            inner.healthy = healthy;
+            self.watcher.now();
+        }
     }
 
     /// Reads into `to`: as many bytes as it has room for, at most [`MAX_BYTES_USER_CAN_REQUEST`].

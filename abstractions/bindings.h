@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The headers that the kernel crate's own bindings lack; see Kbuild for which
- * of their functions are taken.
+ * of their functions and types are taken.
  */
+#include <linux/hw_random.h>
 #include <linux/proc_fs.h>
 #include <linux/tty.h>

@@ -31,9 +31,9 @@ pub(crate) trait Value: Copy + Default + 'static {
     const GET: unsafe extern "C" fn(*mut c_char, *const bindings::kernel_param) -> c_int;
 
     /// The value from its stored form.
-    fn from_raw(raw: u32) -> Self;
+    fn from_raw(raw: i32) -> Self;
     /// The value's stored form.
-    fn into_raw(self) -> u32;
+    fn into_raw(self) -> i32;
 }
 
 impl Value for bool {
@@ -45,28 +45,28 @@ impl Value for bool {
     const GET: unsafe extern "C" fn(*mut c_char, *const bindings::kernel_param) -> c_int =
         bindings::param_get_bool;
 
-    fn from_raw(raw: u32) -> Self {
+    fn from_raw(raw: i32) -> Self {
         raw != 0
     }
 
-    fn into_raw(self) -> u32 {
+    fn into_raw(self) -> i32 {
         self.into()
     }
 }
 
-impl Value for u32 {
-    const TYPE: &'static str = "uint";
+impl Value for i32 {
+    const TYPE: &'static str = "int";
     const FLAGS: u32 = 0;
     const SET: unsafe extern "C" fn(*const c_char, *const bindings::kernel_param) -> c_int =
-        bindings::param_set_uint;
+        bindings::param_set_int;
     const GET: unsafe extern "C" fn(*mut c_char, *const bindings::kernel_param) -> c_int =
-        bindings::param_get_uint;
+        bindings::param_get_int;
 
-    fn from_raw(raw: u32) -> Self {
+    fn from_raw(raw: i32) -> Self {
         raw
     }
 
-    fn into_raw(self) -> u32 {
+    fn into_raw(self) -> i32 {
         self
     }
 }
@@ -76,11 +76,11 @@ pub(crate) struct Param<T> {
     /// Name, for messages.
     name: &'static str,
     /// The present value.
-    value: Atomic<u32>,
+    value: Atomic<i32>,
     /// The smallest value accepted, in its stored form.
-    min: u32,
+    min: i32,
     /// The largest value accepted, in its stored form.
-    max: u32,
+    max: i32,
     /// The type of the value.
     _value: core::marker::PhantomData<T>,
 }
@@ -90,7 +90,7 @@ unsafe impl<T> Sync for Param<T> {}
 
 impl<T: Value> Param<T> {
     /// Used by [`module_param!`](crate::module_param) only.
-    pub(crate) const fn new(name: &'static str, default: u32, min: u32, max: u32) -> Self {
+    pub(crate) const fn new(name: &'static str, default: i32, min: i32, max: i32) -> Self {
         Self {
             name,
             value: Atomic::new(default),
@@ -200,13 +200,13 @@ macro_rules! modinfo {
 
 /// Defines a module parameter, readable by all and writable by root in sysfs.
 ///
-/// The form is `static NAME: type = default, min..=max, "name in user space", "description";`. For
+/// The form is `static NAME: type = default, min..=max; "name in user space", "description";`. For
 /// a `bool` the range is `0..=1` and the default 0 or 1.
 #[macro_export]
 macro_rules! module_param {
     (
         $(#[$meta:meta])*
-        static $ident:ident: $type:ident = $default:literal, $min:literal..=$max:literal,
+        static $ident:ident: $type:ident = $default:expr, $min:literal..=$max:literal;
         $name:literal, $description:literal;
     ) => {
         $(#[$meta])*
@@ -243,7 +243,7 @@ macro_rules! module_param {
         $crate::modinfo!("parmtype", $name, ":", $crate::module_param!(@type $type));
     };
     (@type bool) => { "bool" };
-    (@type u32) => { "uint" };
+    (@type i32) => { "int" };
 }
 
 /// The name as a C string, for a parameter in a constant context.
