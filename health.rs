@@ -761,8 +761,6 @@ impl Continuous {
                         continue;
                     }
                 }
-            }
-            if self.seen == 0 {
                 self.reference = *first;
                 self.matches = 0;
             }
@@ -1101,6 +1099,9 @@ const KNOWN_CUTOFFS: [[u32; 4]; 8] = [
     [6, 9, 19, 25],
 ];
 
+/// Samples in a window of the APT, written down a second time as well.
+const KNOWN_WINDOW: usize = 512;
+
 /// Runs known-answer vectors through every test of both layers and through the policy: each test must
 /// pass just below its cutoff and fail at it, inside a block and across the border of two.
 ///
@@ -1159,10 +1160,25 @@ fn plant(block: &mut [u8; BLOCK], positions: impl Iterator<Item = usize>) {
 /// Positions of `count` bytes, at least two, that are spread evenly over the window that begins at
 /// `start`, its first and its last byte among them, and of the byte behind the window.
 fn spread(start: usize, count: u32) -> impl Iterator<Item = usize> {
-    let last = count.saturating_sub(1).max(1) as usize;
+    let last = count.saturating_sub(1) as usize;
     (0..=last)
-        .filter_map(move |index| index.saturating_mul(WINDOW - 1).checked_div(last))
-        .chain([WINDOW])
+        .filter_map(move |index| index.saturating_mul(KNOWN_WINDOW - 1).checked_div(last))
+        .chain([KNOWN_WINDOW])
+        .map(move |offset| start.saturating_add(offset))
+}
+
+/// Positions of `count` bytes in the window that begins at `start`, its first byte among them, as many
+/// as possible in the same place of the two words that are folded into one before they are counted.
+fn folded(start: usize, count: u32) -> impl Iterator<Item = usize> {
+    // Places that are not neighbours come first.
+    [0, 2, 4, 6, 1, 3, 5, 7]
+        .into_iter()
+        .flat_map(|place: usize| {
+            (0..KNOWN_WINDOW)
+                .step_by(8)
+                .map(move |word| word.saturating_add(place))
+        })
+        .take(count as usize)
         .map(move |offset| start.saturating_add(offset))
 }
 
@@ -1173,7 +1189,7 @@ fn continuous_vectors(
     known: [u32; 4],
 ) -> Result<(), &'static str> {
     // Where the first window that a block of 16000 samples cuts begins.
-    const CUT_WINDOW: usize = BLOCK - BLOCK % WINDOW;
+    const CUT_WINDOW: usize = BLOCK - BLOCK % KNOWN_WINDOW;
 
     let [rct_intermittent, rct_permanent, apt_intermittent, apt_permanent] = known;
     let below = |cutoff: u32| cutoff.saturating_sub(1);
@@ -1217,7 +1233,8 @@ fn continuous_vectors(
 
         let mut tests = Continuous::new(min_entropy.cutoffs());
         background(scratch, 0);
-        plant(scratch, 777..count.saturating_add(777));
+        // It begins with the last byte of a group.
+        plant(scratch, 767..count.saturating_add(767));
         expect(tests.test(scratch, &mut |_| ()) == [answer, None], vector)?;
 
         // All but the last sample of the run in the first block.
@@ -1264,7 +1281,7 @@ fn continuous_vectors(
     ] {
         let mut tests = Continuous::new(min_entropy.cutoffs());
         background(scratch, 0);
-        plant(scratch, spread(3 * WINDOW, count));
+        plant(scratch, spread(3 * KNOWN_WINDOW, count));
         expect(tests.test(scratch, &mut |_| ()) == [None, answer], vector)?;
 
         // The window that both blocks have a part of.
@@ -1279,7 +1296,20 @@ fn continuous_vectors(
         );
         expect(tests.test(scratch, &mut |_| ()) == [None, answer], vector)?;
     }
-    Ok(())
+
+    // A window just below the cutoff must not make the next one look harmless.
+    let mut tests = Continuous::new(min_entropy.cutoffs());
+    background(scratch, 0);
+    plant(scratch, spread(3 * KNOWN_WINDOW, below(apt_intermittent)));
+    plant(scratch, folded(5 * KNOWN_WINDOW, apt_intermittent));
+    expect(
+        tests.test(scratch, &mut |_| ())
+            == [
+                None,
+                apt(Severity::Intermittent, apt_intermittent, apt_intermittent),
+            ],
+        "APT after a window below the cutoff",
+    )
 }
 
 /// The vectors of the vendor layer. An error is the vector's name.
@@ -1293,7 +1323,7 @@ fn vendor_vectors(scratch: &mut [u8; BLOCK], min_entropy: MinEntropy) -> Result<
         (29, 1, 7, "vendor's RCT: a run of 29 fails"),
     ] {
         background(scratch, 0);
-        for start in (3..BLOCK).step_by(73).take(runs) {
+        for start in (63..BLOCK).step_by(73).take(runs) {
             plant(scratch, start..start.saturating_add(length));
         }
         let (rct, _, statistics) = vendor_layer(scratch, min_entropy);
@@ -1325,6 +1355,8 @@ fn vendor_vectors(scratch: &mut [u8; BLOCK], min_entropy: MinEntropy) -> Result<
     // must give. The byte that ends the window is always 0 and must not count.
     let five: &[usize] = &[0, 1, 13, 25, 37, 63, 64];
     let six: &[usize] = &[0, 1, 13, 25, 37, 49, 63, 64];
+    let late: &[usize] = &[0, 50, 52, 54, 58, 60, 62, 64];
+    let same_place: &[usize] = &[0, 1, 9, 17, 25, 33, 41, 64];
     for (offsets, windows, failures, vector) in [
         (five, 246, 0, "vendor's APT: five matches are no failure"),
         (six, 6, 6, "vendor's APT: six windows with six matches pass"),
@@ -1334,6 +1366,8 @@ fn vendor_vectors(scratch: &mut [u8; BLOCK], min_entropy: MinEntropy) -> Result<
             7,
             "vendor's APT: seven windows with six matches fail",
         ),
+        (late, 7, 7, "vendor's APT: matches at the end of the window"),
+        (same_place, 7, 7, "vendor's APT: matches eight bytes apart"),
     ] {
         background(scratch, 0);
         for start in (0..BLOCK).step_by(65).take(windows) {
@@ -1388,6 +1422,8 @@ enum Event {
     Runs,
     /// A block of zeros comes.
     Stuck,
+    /// A block comes with a run of the first length, and with a window of the second count.
+    RunAndWindow(u32, u32),
     /// A block comes that passes and ends with so many zeros.
     Trailing(usize),
     /// A block comes that passes and begins with a zero.
@@ -1412,6 +1448,10 @@ impl Event {
                 }
             }
             Self::Stuck => plant(scratch, 0..BLOCK),
+            Self::RunAndWindow(length, count) => {
+                plant(scratch, 767..(length as usize).saturating_add(767));
+                plant(scratch, spread(5 * KNOWN_WINDOW, count));
+            }
             Self::Trailing(length) => plant(scratch, BLOCK.saturating_sub(length)..BLOCK),
             Self::Leading => plant(scratch, 0..1),
             Self::Status => return health.device_failure(4),
@@ -1437,14 +1477,18 @@ fn policy_vectors(
         Decision::Discard(Why::Failure(Failure::intermittent(test, count, cutoff)))
     };
     let status = Failure::intermittent(Test::DeviceStatus, 4, 1);
-    let stuck = Failure {
-        test: Test::Rct,
-        severity: Severity::Permanent,
-        count: BLOCK as u32,
-        cutoff: known[1],
+    let [rct_intermittent, rct_permanent, _, apt_permanent] = known;
+    let permanent = |test, count, cutoff| {
+        Decision::Stop(Failure {
+            test,
+            severity: Severity::Permanent,
+            count,
+            cutoff,
+        })
     };
+    let stuck = permanent(Test::Rct, BLOCK as u32, rct_permanent);
     // One sample less than a failing run, but not so many that the vendor layer minds.
-    let trailing = known[0].saturating_sub(1).min(28) as usize;
+    let trailing = rct_intermittent.saturating_sub(1).min(28) as usize;
 
     let mut health = Health::new(min_entropy);
     let [mut vendor_failed, mut vendor_passed] = [0; 2];
@@ -1503,8 +1547,14 @@ fn policy_vectors(
             deliver,
             "delivery after the vendor's failure",
         ),
-        (Event::Stuck, Decision::Stop(stuck), "permanent failure"),
-        (Event::Healthy(10), Decision::Stop(stuck), "permanent stop"),
+        (Event::Stuck, stuck, "permanent failure"),
+        (Event::Healthy(10), stuck, "permanent stop"),
+        (Event::Restart, deliver, "restart after a permanent failure"),
+        (
+            Event::RunAndWindow(rct_intermittent, apt_permanent),
+            permanent(Test::Apt, apt_permanent, apt_permanent),
+            "permanent beside an intermittent failure",
+        ),
     ] {
         expect(event.happen(&mut health, scratch) == decision, vector)?;
         match event {
