@@ -41,6 +41,10 @@ use kernel::{
 /// The most bytes that one `read(2)` returns; it costs no memory.
 pub(crate) const MAX_BYTES_USER_CAN_REQUEST: usize = 100_000;
 
+/// What the log says where [`DISABLE_STATISTICAL_TESTS`] is set.
+pub(crate) const TESTS_DISABLED: &str =
+    "statistical tests are disabled: bytes are delivered untested\n";
+
 module! {
     type: AlRandom,
     name: "alrandom",
@@ -161,7 +165,7 @@ impl kernel::InPlaceModule for AlRandom {
         pin_init::pin_init_scope(move || {
             self_test()?;
             if DISABLE_STATISTICAL_TESTS.get() {
-                pr_warn!("statistical tests are disabled: bytes are delivered untested\n");
+                pr_warn!("{}", TESTS_DISABLED);
             }
 
             let scout = Trigger::new(c"alrandom-scout")?;

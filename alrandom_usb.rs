@@ -154,7 +154,10 @@ impl Driver for AlphaRngDriver {
                     paused: false,
                     clear_rx: false,
                     clear_tx: false,
-                    log: RateLimit::default(),
+                    refused: false,
+                    tests_disabled: crate::DISABLE_STATISTICAL_TESTS.get(),
+                    log_protocol: RateLimit::default(),
+                    log_health: RateLimit::default(),
                 }),
             }? Error),
             GFP_KERNEL,
@@ -215,7 +218,7 @@ impl Driver for AlphaRngDriver {
         if reset {
             data.item().set_line_state(cdc::DTR_RTS);
         }
-        data.item().engine.lock().start_again();
+        data.item().engine.lock().start_again(&self.source);
         data.trigger().now();
     }
 }
@@ -342,8 +345,14 @@ struct Engine {
     clear_rx: bool,
     /// The OUT endpoint is halted.
     clear_tx: bool,
+    /// The USB core has refused a request since the last command; reading waits for the next one.
+    refused: bool,
+    /// What the parameter said when it was last looked at.
+    tests_disabled: bool,
     /// For messages about failed attempts.
-    log: RateLimit,
+    log_protocol: RateLimit,
+    /// For messages about discarded blocks.
+    log_health: RateLimit,
 }
 
 impl Engine {
@@ -359,11 +368,16 @@ impl Engine {
     }
 
     /// After a suspend or a reset: the line may hold anything, and the source must prove itself.
-    fn start_again(&mut self) {
+    ///
+    /// A source that a health test has stopped stays stopped.
+    fn start_again(&mut self, source: &Source) {
         let now = self.now();
         self.paused = false;
         self.protocol.restart(now);
-        self.health.restart();
+        if !self.health.is_stopped() {
+            self.health.restart();
+            source.pool.resume();
+        }
     }
 
     /// Takes all requests back, and their buffers.
@@ -414,6 +428,11 @@ impl Engine {
             self.publish_report(rng);
         }
         self.health.set_min_entropy(min_entropy());
+        let disabled = crate::DISABLE_STATISTICAL_TESTS.get();
+        if disabled && !self.tests_disabled {
+            pr_warn!("{}", crate::TESTS_DISABLED);
+        }
+        self.tests_disabled = disabled;
     }
 
     /// Collects one event, if there is one, and asks the protocol what follows from it.
@@ -432,7 +451,7 @@ impl Engine {
             Step::Ready if self.health.is_stopped() => None,
             Step::Ready => self.can_request(rng).then_some(Step::Ready),
             Step::Read if self.protocol.is_dead() => None,
-            Step::Read if self.rx.is_submitted() => None,
+            Step::Read if self.rx.is_submitted() || self.refused => None,
             Step::Read => self.have_buffer(rng).then_some(Step::Read),
             step => Some(step),
         }
@@ -495,27 +514,44 @@ impl Engine {
     /// Does what the protocol has decided.
     fn take_step(&mut self, rng: &AlphaRng, step: Step) {
         match step {
-            Step::Read | Step::Discard => {
-                if !self.protocol.is_ready() && !self.protocol.is_dead() {
-                    self.read(rng);
-                }
+            Step::Read => self.read_on(rng),
+            Step::Discard => {
+                self.wipe_spare();
+                self.read_on(rng);
             }
             Step::Ready => self.request(rng),
             Step::Answer => self.answered(rng),
             Step::Retry(why) => {
                 self.report_failure(rng, why, false);
                 self.recover(rng);
-                self.read(rng);
+                self.wipe_spare();
+                self.read_on(rng);
             }
             Step::GiveUp(why) => {
                 self.report_failure(rng, why, true);
                 self.recover(rng);
+                self.wipe_spare();
                 let error = match why {
                     Failure::Silent(_) => ETIMEDOUT,
                     _ => EIO,
                 };
                 rng.source.pool.fail(error);
             }
+        }
+    }
+
+    /// Wipes what has come for an answer that is worthless.
+    fn wipe_spare(&mut self) {
+        if let Some(buffer) = &mut self.spare {
+            let len = buffer.len();
+            buffer.wipe(0..len);
+        }
+    }
+
+    /// Goes on reading where something can come.
+    fn read_on(&mut self, rng: &AlphaRng) {
+        if !self.protocol.is_ready() && !self.protocol.is_dead() && !self.refused {
+            self.read(rng);
         }
     }
 
@@ -554,6 +590,7 @@ impl Engine {
             }
         }
         self.protocol.sent(self.now());
+        self.refused = false;
         self.read(rng);
         if !self.rx.is_submitted() {
             return;
@@ -577,15 +614,11 @@ impl Engine {
             self.paused = true;
             return;
         }
+        // Whatever the core lacks, it does not have it at once: the next attempt comes when the
+        // line has been quiet for its time.
+        self.refused = true;
         let step = self.protocol.transfer_failed(self.now());
-        if let Step::Retry(why) | Step::GiveUp(why) = step {
-            let last = matches!(step, Step::GiveUp(_));
-            self.report_failure(rng, why, last);
-            self.cancel_requests();
-            if last {
-                rng.source.pool.fail(EIO);
-            }
-        }
+        self.take_step(rng, step);
     }
 
     /// A complete answer is there: asks for the next one, then tests this one meanwhile.
@@ -606,9 +639,14 @@ impl Engine {
             self.request(rng);
         }
 
+        if self.health.is_stopped() {
+            // The answer to a command that was under way when the source stopped.
+            rng.source.pool.give_back(buffer);
+            return self.publish_report(rng);
+        }
         let decision = match status {
             DeviceStatus::Failed(byte) => self.health.device_failure(byte),
-            _ if crate::DISABLE_STATISTICAL_TESTS.get() => self.health.untested_block(),
+            _ if self.tests_disabled => self.health.untested_block(),
             _ => match buffer.as_slice().first_chunk::<DATA>() {
                 Some(data) => self.health.test_block(data),
                 None => self.health.device_failure(u8::MAX),
@@ -623,7 +661,7 @@ impl Engine {
             Decision::Discard(why) => {
                 if let Why::Failure(failure) = why {
                     let now = self.now();
-                    if self.log.allows(now) || crate::DEBUG_MODE.get() {
+                    if self.log_health.allows(now) || crate::DEBUG_MODE.get() {
                         dev_warn!(
                             rng.interface,
                             "{}; block discarded, start-up test runs again\n",
@@ -668,7 +706,10 @@ impl Engine {
         ] {
             // Where this fails, the next transfer fails too and the attempts run out.
             if core::mem::take(halted) && rng.device.clear_halt(endpoint).is_err() {
-                dev_dbg!(rng.interface, "halt not cleared\n");
+                dev_info!(
+                    rng.interface,
+                    "the halt of an endpoint could not be cleared\n"
+                );
             }
         }
         if self.protocol.is_dead() {
@@ -679,7 +720,7 @@ impl Engine {
     /// Says in the log why an attempt failed.
     fn report_failure(&mut self, rng: &AlphaRng, why: Failure, last: bool) {
         let now = self.now();
-        if !last && !self.log.allows(now) && !crate::DEBUG_MODE.get() {
+        if !last && !self.log_protocol.allows(now) && !crate::DEBUG_MODE.get() {
             return;
         }
         let after = if last {
