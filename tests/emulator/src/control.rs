@@ -361,8 +361,35 @@ impl Request {
 struct Nothing {}
 
 /// Reads the fields of an op.
-fn read<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, String> {
-    serde_json::from_value(Value::Object(fields)).map_err(|e| e.to_string())
+///
+/// # Errors
+///
+/// One line that says what is wrong. Every field that is not understood is an error, also where
+/// serde lets it pass (beside a `kind` that has no fields).
+pub(crate) fn read<T: DeserializeOwned + Serialize>(
+    fields: Map<String, Value>,
+) -> Result<T, String> {
+    let fields = Value::Object(fields);
+    let op: T = serde_json::from_value(fields.clone()).map_err(|e| e.to_string())?;
+    let understood = serde_json::to_value(&op).map_err(|e| e.to_string())?;
+    match ignored(&fields, &understood) {
+        None => Ok(op),
+        Some(name) => Err(format!("unknown field `{name}`")),
+    }
+}
+
+/// The name of a field that was read, but is not in what came of it.
+fn ignored<'a>(read: &'a Value, understood: &Value) -> Option<&'a str> {
+    match (read, understood) {
+        (Value::Object(read), Value::Object(understood)) => read
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .find_map(|(name, value)| match understood.get(name) {
+                None => Some(name.as_str()),
+                Some(understood) => ignored(value, understood),
+            }),
+        _ => None,
+    }
 }
 
 /// The fields of an op.

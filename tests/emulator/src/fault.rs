@@ -8,6 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::control::read;
 use crate::pattern;
 use crate::stream::{self, Block, Command, ANSWER_LENGTH, BLOCK_LENGTH};
 
@@ -439,7 +440,7 @@ impl Fault {
                 .map_or(Ok(Command::Entropy), serde_json::from_value)
                 .map_err(parse)?,
             count: count.map_or(Ok(1), serde_json::from_value).map_err(parse)?,
-            kind: serde_json::from_value(Value::Object(fields)).map_err(parse)?,
+            kind: read(fields)?,
         };
         fault.kind.check()?;
         Ok(fault)

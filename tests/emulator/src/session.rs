@@ -48,10 +48,10 @@ enum Shape {
     Control(Setup),
     /// A bulk packet of this endpoint address and stream.
     Bulk(u8, u32),
-    /// A `configuration_status`.
-    Configuration,
-    /// An `alt_setting_status` of this interface.
-    AltSetting(u8),
+    /// A `configuration_status`; whether a configuration was to be set.
+    Configuration { set: bool },
+    /// An `alt_setting_status` of this interface; whether a setting was to be set.
+    AltSetting { interface: u8, set: bool },
 }
 
 /// A usbredir connection.
@@ -230,18 +230,27 @@ impl Port {
             Packet::Reset => self.device.bus_reset(),
             Packet::SetConfiguration { configuration } => {
                 let setup = Setup::set_configuration(configuration);
-                self.submit(now, id, Shape::Configuration, setup);
+                self.submit(now, id, Shape::Configuration { set: true }, setup);
             }
             Packet::GetConfiguration => {
-                self.submit(now, id, Shape::Configuration, Setup::get_configuration());
+                let setup = Setup::get_configuration();
+                self.submit(now, id, Shape::Configuration { set: false }, setup);
             }
             Packet::SetAltSetting { interface, alt } => {
                 let setup = Setup::set_interface(interface, alt);
-                self.submit(now, id, Shape::AltSetting(interface), setup);
+                let shape = Shape::AltSetting {
+                    interface,
+                    set: true,
+                };
+                self.submit(now, id, shape, setup);
             }
             Packet::GetAltSetting { interface } => {
                 let setup = Setup::get_interface(interface);
-                self.submit(now, id, Shape::AltSetting(interface), setup);
+                let shape = Shape::AltSetting {
+                    interface,
+                    set: false,
+                };
+                self.submit(now, id, shape, setup);
             }
             Packet::Control {
                 request,
@@ -398,8 +407,9 @@ impl Port {
                 stream,
                 data,
             },
-            Shape::Configuration => {
-                if outcome == Outcome::Success {
+            Shape::Configuration { set } => {
+                // QEMU takes the endpoints anew from what comes before the status.
+                if set && outcome == Outcome::Success {
                     self.send_infos();
                 }
                 Packet::ConfigurationStatus {
@@ -407,8 +417,8 @@ impl Port {
                     configuration: self.device.configuration(),
                 }
             }
-            Shape::AltSetting(interface) => {
-                if outcome == Outcome::Success {
+            Shape::AltSetting { interface, set } => {
+                if set && outcome == Outcome::Success {
                     self.send_infos();
                 }
                 Packet::AltSettingStatus {
