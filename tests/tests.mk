@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Targets that need tests/; included by the Makefile above.
+
+tests := $(dir $(lastword $(MAKEFILE_LIST)))
+quote = '$(subst ','\'',$(1))'
+
+.PHONY: check test demo shell clean-cache distclean
+
+## check            tests that need no virtual machine, formatting and lints
+check:
+	@$(tests)check.sh
+
+## test             all tests: those of check, and those in a virtual machine (FILTER=... for some)
+test:
+	@$(tests)vm/run.sh test $(if $(FILTER),--filter $(call quote,$(FILTER)),--host-tests $(tests)check.sh)
+
+## demo             show the module at work, in a virtual machine
+demo:
+	@$(tests)vm/run.sh demo
+
+## shell            root shell in a virtual machine with an AlphaRNG (CMD='...' runs that; DEVICE=none)
+shell:
+	@$(tests)vm/run.sh shell $(if $(value CMD),--cmd $(call quote,$(value CMD))) $(if $(DEVICE),--device $(call quote,$(DEVICE)))
+
+## clean-cache      remove what the tests have made and kept (in ~/.cache/alrandom)
+clean-cache:
+	@$(tests)vm/clean-cache.sh
+
+## distclean        clean and clean-cache
+distclean: clean clean-cache

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where things are in the guest. Host and agent agree on this.
+
+/// In the initial ram disk: paths there of the modules to load, one a line. Without this file the
+/// machine has no disk.
+pub const MODULE_LIST: &str = "/modules/list";
+
+/// Directory of what the host brings along, the same in the initial ram disk and in the guest's root.
+/// It is in memory, so it may be changed there.
+pub const PAYLOAD: &str = "/mnt/alrandom";
+
+/// The agent, as it is called from the guest's root.
+pub const AGENT: &str = "/mnt/alrandom/bin/vm-agent";
+
+/// The kernel module.
+pub const MODULE: &str = "/mnt/alrandom/alrandom.ko";
+
+/// The module's sources, as they were when it was built.
+pub const SOURCES: &str = "/mnt/alrandom/src";
+
+/// The tests that run in the guest.
+pub const GUEST_TESTS: &str = "/mnt/alrandom/bin/guest-tests";

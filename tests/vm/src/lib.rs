@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The test machine: boots a stock kernel in QEMU, with a virtual AlphaRNG plugged in.
+
+pub mod console;
+pub mod cpio;
+pub mod frame;
+pub mod host;
+pub mod interrupt;
+pub mod kvm;
+pub mod layout;
+pub mod machine;
+pub mod modules;
+pub mod qemu;
+pub mod shell;
+pub mod step;
+pub mod suite;
+pub mod tap;

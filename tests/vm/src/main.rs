@@ -1,0 +1,513 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The test machine's command, `vm`. `tests/vm/run.sh` starts it, after it has made what it needs.
+
+use alrandom_vm::{
+    host, interrupt, kvm, layout,
+    machine::{
+        Logs,
+        Machine,
+        Options,
+        Parts,
+        Payload, //
+    },
+    qemu::Accelerator,
+    shell,
+    step::{
+        copy_sources,
+        Key,
+        Progress,
+        Workshop, //
+    },
+    suite::{
+        Suite,
+        Summary, //
+    },
+};
+use anyhow::{
+    bail,
+    ensure,
+    Context,
+    Result, //
+};
+use clap::{
+    Parser,
+    Subcommand,
+    ValueEnum, //
+};
+use std::{
+    ffi::{
+        OsStr,
+        OsString, //
+    },
+    fs,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::{
+        Command,
+        ExitCode, //
+    },
+    time::{
+        Duration,
+        SystemTime,
+        UNIX_EPOCH, //
+    },
+};
+
+/// How long each stage of a boot may take with KVM. It takes seconds; the rest is for a busy host.
+const STAGE_TIME: Duration = Duration::from_secs(60);
+
+/// How long a test may take with KVM, unless the command line says otherwise.
+const TEST_TIME: Duration = Duration::from_secs(120);
+
+/// How much more time everything gets where QEMU emulates the processor.
+const TCG_FACTOR: u32 = 5;
+
+/// Runs of which the logs are kept.
+const KEPT_LOGS: usize = 20;
+
+/// What runs in the guest for `vm demo`.
+const DEMO: &str = include_str!("demo.sh");
+
+/// Makes the kernel's Rust metadata, inside the root: `sh TOOL-SOURCE TOOL CACHE RELEASE`. Prints the
+/// folder to build modules in.
+const METADATA_SCRIPT: &str =
+    "rustc --edition 2021 -O -o \"$2\" \"$1\"; \"$2\" --cache \"$3\" \"$4\"";
+
+/// Prints the folder to build modules in: `sh TOOL CACHE RELEASE FILE`.
+const FIND_SCRIPT: &str = "\"$1\" --cache \"$2\" --find \"$3\" > \"$4\"";
+
+/// Builds the module, inside the root: `sh SOURCES FOLDER`.
+const MODULE_SCRIPT: &str = "make -C \"$2\" M=\"$1\" modules";
+
+/// Boots a stock kernel with a virtual AlphaRNG plugged in.
+#[derive(Parser)]
+struct Arguments {
+    /// Directory for what is made once and kept
+    #[arg(long)]
+    cache: PathBuf,
+    /// The project's directory
+    #[arg(long)]
+    clone: PathBuf,
+    /// Directory of the root, as made by tests/vm/setup.sh
+    #[arg(long)]
+    root: PathBuf,
+    /// Directory of the programs (vm-agent, alpharng-emu, guest-tests) [default: this program's]
+    #[arg(long)]
+    programs: Option<PathBuf>,
+    /// A module to use instead of building it
+    #[arg(long)]
+    module: Option<PathBuf>,
+    /// What to do
+    #[command(subcommand)]
+    action: Action,
+}
+
+/// Whether a device is plugged in.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Device {
+    /// One is, from the start
+    Plugged,
+    /// None is, and there is no USB
+    None,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+enum Action {
+    /// Open a root shell in the guest, or run one command there and return its exit status
+    Shell {
+        /// The command, for the guest's shell
+        #[arg(long)]
+        cmd: Option<String>,
+        /// Whether a device is plugged in
+        #[arg(long, value_enum, default_value = "plugged")]
+        device: Device,
+        /// An option for the emulator (see `alpharng-emu --help`); may be repeated
+        #[arg(long, allow_hyphen_values = true)]
+        emulator: Vec<OsString>,
+    },
+    /// Show the module at work
+    Demo,
+    /// Run the tests
+    Test {
+        /// Only the guest's tests with this in their names, and no others
+        #[arg(long)]
+        filter: Option<String>,
+        /// Also run this program, which runs the tests that need no machine, and count its results
+        #[arg(long)]
+        host_tests: Option<PathBuf>,
+        /// A program to use instead of guest-tests
+        #[arg(long)]
+        guest_tests: Option<PathBuf>,
+        /// Seconds a test may take [default: 120 with KVM, 600 without]
+        #[arg(long)]
+        time_limit: Option<u64>,
+        /// Whether a device is plugged in
+        #[arg(long, value_enum, default_value = "plugged")]
+        device: Device,
+    },
+}
+
+fn main() -> ExitCode {
+    // An error is one clear line here; where it came from in this program helps nobody.
+    std::env::set_var("RUST_LIB_BACKTRACE", "0");
+    let result = interrupt::watch().and_then(|()| run(Arguments::parse()));
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what the arguments say and returns the exit status.
+fn run(arguments: Arguments) -> Result<u8> {
+    let programs = match &arguments.programs {
+        Some(directory) => directory.clone(),
+        None => std::env::current_exe()?
+            .parent()
+            .context("this program is nowhere")?
+            .to_path_buf(),
+    };
+    let project = Project {
+        parts: Parts::new(arguments.root.clone(), programs)?,
+        workshop: Workshop {
+            cache: arguments.cache.clone(),
+            in_root: arguments.clone.join("tests/vm/in-root.sh"),
+            logs: new_logs(&arguments.cache)?,
+        },
+        clone: arguments.clone,
+        module: arguments.module,
+    };
+    match arguments.action {
+        Action::Shell {
+            cmd,
+            device,
+            emulator,
+        } => project.shell(cmd.as_deref(), device, emulator),
+        Action::Demo => project.demo(),
+        Action::Test {
+            filter,
+            host_tests,
+            guest_tests,
+            time_limit,
+            device,
+        } => project.test(&Tests {
+            filter,
+            host_tests,
+            guest_tests,
+            time_limit: time_limit.map(Duration::from_secs),
+            device,
+        }),
+    }
+}
+
+/// Makes this run's directory for logs, and removes those of the oldest runs.
+fn new_logs(cache: &Path) -> Result<PathBuf> {
+    let all = cache.join("logs");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let logs = all.join(format!("{now}-{}", std::process::id()));
+    fs::create_dir_all(&logs).with_context(|| format!("can't make {}", logs.display()))?;
+    let mut old: Vec<_> = fs::read_dir(&all)?.flatten().map(|e| e.path()).collect();
+    old.sort();
+    for directory in &old[..old.len().saturating_sub(KEPT_LOGS)] {
+        // Another run may be removing it too.
+        let _ = fs::remove_dir_all(directory);
+    }
+    Ok(logs)
+}
+
+/// What `vm test` was told.
+struct Tests {
+    /// Part of the names of the tests to run.
+    filter: Option<String>,
+    /// Program that runs the tests that need no machine.
+    host_tests: Option<PathBuf>,
+    /// Program instead of `guest-tests`.
+    guest_tests: Option<PathBuf>,
+    /// How long a test may take.
+    time_limit: Option<Duration>,
+    /// Whether a device is plugged in.
+    device: Device,
+}
+
+/// The project and what is made of it.
+struct Project {
+    /// Parts of the machine.
+    parts: Parts,
+    /// Where things are built.
+    workshop: Workshop,
+    /// The project's directory.
+    clone: PathBuf,
+    /// A module that need not be built.
+    module: Option<PathBuf>,
+}
+
+impl Project {
+    /// Makes the kernel's Rust metadata. Returns the folder to build modules in, a path inside the root.
+    fn metadata(&self) -> Result<PathBuf> {
+        let source = self.clone.join("tools/rust-metadata.rs");
+        let mut key = Key::default();
+        key.add("root", self.parts.root.as_os_str().as_encoded_bytes());
+        key.add("release", self.parts.release.as_bytes());
+        let text = fs::read(&source).with_context(|| format!("can't read {}", source.display()))?;
+        key.add("tool", &text);
+        let root = self.parts.root.file_name().unwrap_or_default();
+        let mut cache = OsString::from("headers-");
+        cache.push(root);
+        let cache = self.workshop.cache.join(cache);
+        let release = OsStr::new(&self.parts.release);
+        let done = self.workshop.once("rust-metadata", &key, |directory| {
+            let tool = directory.join("rust-metadata");
+            let doing = "making the kernel's Rust metadata (a minute or two)";
+            let arguments = [
+                source.as_os_str(),
+                tool.as_os_str(),
+                cache.as_os_str(),
+                release,
+            ];
+            self.workshop
+                .build("rust-metadata", doing, METADATA_SCRIPT, &arguments)?;
+            let file = directory.join("folder");
+            let arguments = [
+                tool.as_os_str(),
+                cache.as_os_str(),
+                release,
+                file.as_os_str(),
+            ];
+            self.workshop.build(
+                "rust-metadata-find",
+                "looking it up",
+                FIND_SCRIPT,
+                &arguments,
+            )
+        })?;
+        let folder = fs::read_to_string(done.join("folder"))?;
+        Ok(PathBuf::from(folder.trim()))
+    }
+
+    /// Builds the module. Returns what goes into the guest: the module, and the sources.
+    fn build(&self) -> Result<Vec<Payload>> {
+        let mut payload = Vec::new();
+        let mut add = |path: &str, from: PathBuf| {
+            let name = Path::new(path)
+                .strip_prefix(layout::PAYLOAD)
+                .unwrap_or(path.as_ref());
+            payload.push(Payload {
+                name: name.to_string_lossy().into_owned(),
+                from,
+            });
+        };
+        let tests = self.parts.programs.join("guest-tests");
+        if tests.exists() {
+            add(layout::GUEST_TESTS, tests);
+        }
+        if let Some(module) = &self.module {
+            add(layout::MODULE, module.clone());
+            return Ok(payload);
+        }
+        let folder = self.metadata()?;
+        let mut key = Key::default();
+        key.add("folder", folder.as_os_str().as_encoded_bytes());
+        key.add("release", self.parts.release.as_bytes());
+        key.add_sources(&self.clone)?;
+        let done = self.workshop.once("module", &key, |directory| {
+            let sources = directory.join("source");
+            let build = directory.join("build");
+            copy_sources(&self.clone, &sources)?;
+            copy_sources(&self.clone, &build)?;
+            let arguments = [build.as_os_str(), folder.as_os_str()];
+            let doing = format!("building the module for Linux {}", self.parts.release);
+            self.workshop
+                .build("module", &doing, MODULE_SCRIPT, &arguments)?;
+            let module = build.join("alrandom.ko");
+            ensure!(module.exists(), "the build made no {}", module.display());
+            Ok(())
+        })?;
+        add(layout::MODULE, done.join("build/alrandom.ko"));
+        add(layout::SOURCES, done.join("source"));
+        Ok(payload)
+    }
+
+    /// Boots a machine, with the stages on the terminal.
+    fn boot(&self, options: &Options, logs: Logs) -> Result<Machine> {
+        let with = match options.accelerator {
+            Accelerator::Kvm => "KVM",
+            Accelerator::Tcg => "emulation",
+        };
+        let what = format!("booting Linux {} ({with})", self.parts.release);
+        let mut progress = Progress::new(&what);
+        let booted = Machine::boot(&self.parts, options, logs, |stage| {
+            progress.change(&format!("{what}: {stage}"));
+        });
+        progress.change(&what);
+        progress.end(if booted.is_ok() { "done" } else { "failed" });
+        booted
+    }
+
+    /// Options of a machine with this payload.
+    fn options(
+        &self,
+        payload: Vec<Payload>,
+        device: Device,
+        emulator: Vec<OsString>,
+    ) -> Result<Options> {
+        let accelerator = kvm::choose(&self.parts, &self.workshop.cache, &self.workshop.logs)?;
+        Ok(Options {
+            accelerator,
+            payload: Some(payload),
+            emulator: (device == Device::Plugged).then_some(emulator),
+            share: None,
+            parameters: Vec::new(),
+            stage_time: scale(STAGE_TIME, accelerator),
+        })
+    }
+
+    /// `vm shell`.
+    fn shell(&self, command: Option<&str>, device: Device, emulator: Vec<OsString>) -> Result<u8> {
+        let options = self.options(self.build()?, device, emulator)?;
+        let mut machine = self.boot(&options, Logs::new(&self.workshop.logs, 1))?;
+        if command.is_none() {
+            eprintln!(
+                "==> a root shell in the guest: {} holds the module and its sources; \
+                 `exit` ends the machine\n==> logs: {}; sockets (QMP: qmp.sock): {}",
+                layout::PAYLOAD,
+                self.workshop.logs.display(),
+                machine.run_directory().display()
+            );
+        }
+        shell::run(&mut machine, command)
+    }
+
+    /// `vm demo`.
+    fn demo(&self) -> Result<u8> {
+        let options = self.options(self.build()?, Device::Plugged, Vec::new())?;
+        let mut machine = self.boot(&options, Logs::new(&self.workshop.logs, 1))?;
+        let status = shell::run(&mut machine, Some(DEMO))?;
+        if status != 0 {
+            bail!(
+                "the demonstration failed with exit status {status}; {}",
+                machine.show_logs()
+            );
+        }
+        eprintln!("\n==> that was /dev/alrandom; `make shell` opens a shell in such a machine");
+        Ok(0)
+    }
+
+    /// Names of the guest's tests, from the program itself.
+    fn names(program: &Path, filter: Option<&str>) -> Result<Vec<String>> {
+        let output = Command::new(program)
+            .arg("--list")
+            .output()
+            .with_context(|| format!("can't start {}", program.display()))?;
+        ensure!(
+            output.status.success(),
+            "{} --list: {}",
+            program.display(),
+            output.status
+        );
+        let text = String::from_utf8(output.stdout).context("a test's name is not UTF-8")?;
+        let names: Vec<String> = text
+            .lines()
+            .map(str::trim)
+            .filter(|name| !name.is_empty() && filter.is_none_or(|filter| name.contains(filter)))
+            .map(str::to_string)
+            .collect();
+        ensure!(
+            !names.is_empty(),
+            "no test's name contains {:?}; `{} --list` has them all",
+            filter.unwrap_or_default(),
+            program.display()
+        );
+        Ok(names)
+    }
+
+    /// `vm test`.
+    fn test(&self, tests: &Tests) -> Result<u8> {
+        let logs = &self.workshop.logs;
+        println!("==> logs: {}", logs.display());
+        let mut passed = 0;
+        let mut failed: Vec<String> = Vec::new();
+        let mut uncounted = 0;
+        if let (Some(program), None) = (&tests.host_tests, &tests.filter) {
+            println!("==> tests that need no machine");
+            let log = logs.join("host-tests.log");
+            let count = host::run(program, &log)?;
+            passed += count.passed;
+            uncounted = count.failed.saturating_sub(count.names.len());
+            failed.extend(
+                count
+                    .names
+                    .iter()
+                    .map(|name| format!("{name}\n      log: {}", log.display())),
+            );
+        }
+        match self.guest_tests(tests) {
+            Ok(summary) => {
+                passed += summary.passed;
+                failed.extend(summary.failed.iter().map(|failure| {
+                    format!(
+                        "{}: {}\n      log: {}",
+                        failure.name,
+                        failure.why,
+                        failure.log.display()
+                    )
+                }));
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                failed.push(format!("guest tests: {error:#}"));
+            }
+        }
+        let count = failed.len() + uncounted;
+        if count > 0 {
+            println!("\nfailed:");
+            for failure in &failed {
+                println!("  {failure}");
+            }
+        }
+        println!("\nlogs: {}", logs.display());
+        println!("{passed} passed, {count} failed");
+        Ok(u8::from(count > 0))
+    }
+
+    /// Runs the tests that run in the guest.
+    fn guest_tests(&self, tests: &Tests) -> Result<Summary> {
+        let own = self.parts.programs.join("guest-tests");
+        let program = tests.guest_tests.as_ref().unwrap_or(&own);
+        let names = Self::names(program, tests.filter.as_deref())?;
+        let mut payload = self.build()?;
+        if let Some(other) = &tests.guest_tests {
+            payload.retain(|item| item.from != own);
+            payload.push(Payload {
+                name: "bin/guest-tests".into(),
+                from: other.clone(),
+            });
+        }
+        let options = self.options(payload, tests.device, Vec::new())?;
+        println!("==> {} tests in the guest", names.len());
+        let mut suite = Suite {
+            boot: &mut |logs| self.boot(&options, logs),
+            program: layout::GUEST_TESTS,
+            logs: &self.workshop.logs,
+            limit: tests
+                .time_limit
+                .unwrap_or_else(|| scale(TEST_TIME, options.accelerator)),
+            summary: Summary::default(),
+        };
+        suite.run(names)?;
+        Ok(suite.summary)
+    }
+}
+
+/// A time limit for this accelerator.
+fn scale(limit: Duration, accelerator: Accelerator) -> Duration {
+    match accelerator {
+        Accelerator::Kvm => limit,
+        Accelerator::Tcg => limit * TCG_FACTOR,
+    }
+}
