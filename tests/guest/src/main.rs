@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the alrandom module, from the outside: with real programs, on a stock kernel, with a
+//! virtual AlphaRNG plugged in.
+//!
+//! The program runs as root in the test machine (tests/vm) and reports by the Test Anything
+//! Protocol. Each file of tests is about one behaviour; `support` is what they are written with. To
+//! add a file: declare it below, add its `TESTS` to [`FILES`].
+
+mod support;
+
+mod dd;
+mod proc_info;
+mod read_table;
+
+use anyhow::{
+    bail,
+    Result, //
+};
+use clap::Parser;
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration, //
+};
+use support::{
+    runner::Runner,
+    Test, //
+};
+
+/// All tests, in the order in which they run: a reader of the results learns first what a stock
+/// kernel makes of the device, then the simple things, then the rest.
+const FILES: &[&[Test]] = &[dd::TESTS, read_table::TESTS, proc_info::TESTS];
+
+/// Tests the alrandom module in the test machine, as root. Prints TAP.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Names of tests to run (default: all).
+    names: Vec<String>,
+    /// Run the tests whose names contain one of these.
+    #[arg(long, num_args = 1.., value_name = "SUBSTRING")]
+    filter: Vec<String>,
+    /// Leave out the tests before this one.
+    #[arg(long, value_name = "NAME")]
+    skip_until: Option<String>,
+    /// Print the tests' names and run nothing.
+    #[arg(long)]
+    list: bool,
+    /// The module under test.
+    #[arg(
+        long,
+        default_value = "/mnt/alrandom/alrandom.ko",
+        value_name = "alrandom.ko"
+    )]
+    module: PathBuf,
+    /// Seconds that a test may take.
+    #[arg(long, default_value_t = 150, value_name = "SECONDS")]
+    time_limit: u64,
+    /// Be the process of one test, by its name.
+    #[arg(long, hide = true, value_name = "NAME")]
+    process_of: Option<String>,
+}
+
+/// The tests that the options name.
+fn select(options: &Options) -> Result<Vec<Test>> {
+    let all: Vec<Test> = FILES.concat();
+    if let Some(unknown) = options
+        .names
+        .iter()
+        .chain(&options.skip_until)
+        .find(|name| all.iter().all(|test| test.name() != name.as_str()))
+    {
+        bail!("there is no test {unknown}: --list prints the names of all");
+    }
+    let named = |test: &Test| {
+        let name = test.name();
+        (options.names.is_empty() || options.names.iter().any(|wanted| wanted == name))
+            && (options.filter.is_empty() || options.filter.iter().any(|part| name.contains(part)))
+    };
+    Ok(all
+        .into_iter()
+        .skip_while(|test| {
+            options
+                .skip_until
+                .as_ref()
+                .is_some_and(|first| first != test.name())
+        })
+        .filter(named)
+        .collect())
+}
+
+/// Does what the options say; whether all went well.
+fn run(options: &Options) -> Result<bool> {
+    if let Some(name) = &options.process_of {
+        let all = FILES.concat();
+        let Some(test) = all.iter().find(|test| test.name() == name) else {
+            bail!("there is no test {name}");
+        };
+        return Ok(test.run(&options.module));
+    }
+    let tests = select(options)?;
+    if options.list {
+        tests.iter().for_each(|test| println!("{}", test.name()));
+        return Ok(true);
+    }
+    Runner {
+        module: &options.module,
+        limit: Duration::from_secs(options.time_limit),
+    }
+    .run(&tests)
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("Bail out! {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

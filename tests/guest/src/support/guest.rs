@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The machine that a test finds: the device, the module, the kernel's log.
+
+use super::{
+    log::Log,
+    node::Node,
+    process::{
+        attempt,
+        run,
+        Ended, //
+    },
+    stream::Stream,
+    usb::UsbDevice,
+    wait::{
+        wait_for,
+        wait_until, //
+    },
+};
+use alpharng_emu::{
+    control::{
+        Client,
+        Configure, //
+    },
+    stream::SourceSpec,
+};
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use std::{
+    fs::{
+        self,
+        File, //
+    },
+    path::{
+        Path,
+        PathBuf, //
+    },
+};
+
+/// The port that leads to the emulator, as udev names it.
+const EMULATOR: &str = "/dev/virtio-ports/alrandom.emu";
+
+/// How many devices the emulator can plug in.
+const DEVICES: usize = 4;
+
+/// Where the kernel shows that the module is loaded.
+pub(crate) const LOADED: &str = "/sys/module/alrandom";
+
+/// Keeps the stock serial driver from being loaded by hot-plug; there while a test needs it.
+const BLOCKED: &str = "/run/modprobe.d/no-cdc-acm.conf";
+
+/// What each test begins with: the module not loaded, the stock serial driver loaded, no device plugged
+/// in, and device 0 set to send the stream of [`Guest::seed`].
+pub(crate) struct Guest {
+    /// Steers the virtual device.
+    pub(crate) emulator: Client<File, File>,
+    /// The kernel's log since the test began.
+    pub(crate) log: Log,
+    /// The seed of device 0, another one for each test, so that no byte of an earlier test passes for
+    /// one of this.
+    pub(crate) seed: u64,
+    /// The module's file.
+    pub(crate) module: PathBuf,
+}
+
+/// The serial number of device `k`.
+pub(crate) fn serial(k: usize) -> String {
+    format!("GUEST-{k}")
+}
+
+/// Whether the module is loaded.
+pub(crate) fn is_loaded() -> bool {
+    Path::new(LOADED).exists()
+}
+
+impl Guest {
+    /// Makes the clean state for the test `name`.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub(crate) fn new(name: &str, module: &Path) -> Result<Self> {
+        let emulator = Client::open(EMULATOR).with_context(|| format!("cannot open {EMULATOR}"))?;
+        let log = Log::from_now_on()?;
+        let seed = name
+            .bytes()
+            .fold(0_u64, |seed, byte| seed.wrapping_mul(257) ^ u64::from(byte));
+        let mut guest = Self {
+            emulator,
+            log,
+            seed,
+            module: fs::canonicalize(module)?,
+        };
+        guest.clean_up()?;
+        guest.allow_cdc_acm()?;
+        let source = SourceSpec::Seeded { seed };
+        guest.configure(Configure {
+            serial: Some(serial(0)),
+            source: Some(source),
+            ..Configure::default()
+        })?;
+        guest.log = Log::from_now_on()?;
+        Ok(guest)
+    }
+
+    /// Unloads the module and pulls all devices out.
+    fn clean_up(&mut self) -> Result<()> {
+        if is_loaded() {
+            self.unload()?;
+        }
+        self.emulator.reset().context("cannot reset the emulator")?;
+        wait_until("all devices to be gone", || {
+            (0..DEVICES).all(|k| UsbDevice::find(&serial(k)).is_none())
+        })
+    }
+
+    /// Ends the test: cleans up, and returns what is wrong with that (unless the test has failed
+    /// before, which explains it) and with the kernel's log.
+    pub(crate) fn finish(mut self, passed: bool) -> Vec<String> {
+        let mut findings = Vec::new();
+        if let Err(error) = self.clean_up() {
+            if passed {
+                findings.push(format!("cannot clean up after the test: {error:#}"));
+            }
+        }
+        findings.extend(self.log.problems());
+        findings
+    }
+
+    /// Changes what device 0 is.
+    ///
+    /// # Errors
+    ///
+    /// The emulator's.
+    pub(crate) fn configure(&mut self, configure: Configure) -> Result<()> {
+        let done = self.emulator.device(0).configure(configure);
+        done.context("the emulator does not take the configuration")
+    }
+
+    /// Plugs device 0 in, and waits until a driver has it.
+    ///
+    /// # Errors
+    ///
+    /// If that does not happen.
+    pub(crate) fn plug(&mut self) -> Result<UsbDevice> {
+        self.plug_device(0)
+    }
+
+    /// Plugs device `k` in, and waits until a driver has it.
+    ///
+    /// # Errors
+    ///
+    /// If that does not happen.
+    pub(crate) fn plug_device(&mut self, k: usize) -> Result<UsbDevice> {
+        let device = self.plug_for_nobody(k)?;
+        wait_until("a driver to take the device", || {
+            device.data_driver().is_some()
+        })?;
+        Ok(device)
+    }
+
+    /// Plugs device `k` in, and waits until the kernel knows it.
+    ///
+    /// # Errors
+    ///
+    /// If that does not happen.
+    pub(crate) fn plug_for_nobody(&mut self, k: usize) -> Result<UsbDevice> {
+        if k > 0 {
+            self.emulator.device(k).configure(Configure {
+                serial: Some(serial(k)),
+                ..Configure::default()
+            })?;
+        }
+        self.emulator.device(k).plug()?;
+        self.emulator.device(0);
+        wait_for("the kernel to see the device", || {
+            UsbDevice::find(&serial(k))
+        })
+    }
+
+    /// Pulls device 0 out, and waits until the kernel has noticed.
+    ///
+    /// # Errors
+    ///
+    /// If that does not happen.
+    pub(crate) fn unplug(&mut self) -> Result<()> {
+        self.emulator.device(0).unplug()?;
+        wait_until("the device to be gone", || {
+            UsbDevice::find(&serial(0)).is_none()
+        })
+    }
+
+    /// Plugs device 0 in again, and waits until it is in use. Returns the stream from there on.
+    ///
+    /// # Errors
+    ///
+    /// If that does not happen.
+    pub(crate) fn replug(&mut self) -> Result<Stream> {
+        let next = self.emulator.device(0).status()?.next_block;
+        let device = self.plug_for_nobody(0)?;
+        wait_until("the device to be in use", || device.is_in_use())?;
+        // The first block is the start-up test's.
+        Ok(Stream::from_block(self.seed, next + 1))
+    }
+
+    /// Loads the module with these parameters (`name=value`) and no others, whether that succeeds or
+    /// not.
+    ///
+    /// # Errors
+    ///
+    /// If `insmod` cannot be run.
+    pub(crate) fn try_to_load(&self, parameters: &[&str]) -> Result<Ended> {
+        // As modprobe would; insmod does not.
+        run(&["modprobe", "usbcore"])?;
+        let module = self.module.to_string_lossy();
+        attempt(&[&["insmod", &*module], parameters].concat())
+    }
+
+    /// Loads the module with these parameters (`name=value`) and no others.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be loaded.
+    pub(crate) fn load_with_hwrng(&self, parameters: &[&str]) -> Result<()> {
+        let ended = self.try_to_load(parameters)?;
+        ensure!(ended.success, "insmod: {}", ended.stderr.trim());
+        Ok(())
+    }
+
+    /// Loads the module with these parameters (`name=value`), and so that the kernel itself does not
+    /// read from it: what is read is the test's alone.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be loaded.
+    pub(crate) fn load(&self, parameters: &[&str]) -> Result<()> {
+        self.load_with_hwrng(&[&["hwrngQuality=0"], parameters].concat())
+    }
+
+    /// Unloads the module.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be unloaded.
+    pub(crate) fn unload(&self) -> Result<()> {
+        run(&["rmmod", "alrandom"])?;
+        Ok(())
+    }
+
+    /// Plugs device 0 in, loads the module, and opens the node.
+    ///
+    /// # Errors
+    ///
+    /// If one of them fails.
+    pub(crate) fn start(&mut self) -> Result<Node> {
+        self.start_with(&[])
+    }
+
+    /// As [`Self::start`], with parameters for the module (`name=value`).
+    ///
+    /// # Errors
+    ///
+    /// If one of them fails.
+    pub(crate) fn start_with(&mut self, parameters: &[&str]) -> Result<Node> {
+        self.plug()?;
+        self.load(parameters)?;
+        Node::open()
+    }
+
+    /// The stream that a device delivers that was plugged in once.
+    pub(crate) fn stream(&self) -> Stream {
+        Stream::of(self.seed)
+    }
+
+    /// Waits until the device idles because all of the module's blocks are full, and returns how many
+    /// blocks it has sent.
+    ///
+    /// # Errors
+    ///
+    /// If that does not happen.
+    pub(crate) fn wait_until_full(&mut self) -> Result<u64> {
+        // No command for a while, behind one answer at least.
+        let mut last = (0, 0);
+        let mut same = 0;
+        wait_until("the device to idle", || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let Ok(status) = self.emulator.device(0).status() else {
+                return false;
+            };
+            let now = (status.blocks, status.next_block);
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+            same >= 5 && status.blocks > 0 && status.pending == 0
+        })?;
+        Ok(last.0)
+    }
+
+    /// Removes the stock serial driver, and keeps it from coming back by hot-plug.
+    ///
+    /// # Errors
+    ///
+    /// If it is in use.
+    pub(crate) fn block_cdc_acm(&self) -> Result<()> {
+        fs::create_dir_all("/run/modprobe.d")?;
+        fs::write(BLOCKED, "blacklist cdc_acm\n")?;
+        run(&["udevadm", "control", "--reload"])?;
+        run(&["modprobe", "-r", "cdc_acm"])?;
+        Ok(())
+    }
+
+    /// Loads the stock serial driver, and lets hot-plug load it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub(crate) fn allow_cdc_acm(&self) -> Result<()> {
+        if fs::remove_file(BLOCKED).is_ok() {
+            run(&["udevadm", "control", "--reload"])?;
+        }
+        run(&["modprobe", "cdc_acm"])?;
+        Ok(())
+    }
+}

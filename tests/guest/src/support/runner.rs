@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs the tests, each in a process of its own, and reports.
+
+use super::{
+    wait::wait_for_exit,
+    Test, //
+};
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use std::{
+    env,
+    fs::{
+        self,
+        File, //
+    },
+    io::{
+        Read,
+        Seek,
+        Write, //
+    },
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{
+        Command,
+        Stdio, //
+    },
+    time::Duration, //
+};
+
+/// How tests are run.
+pub(crate) struct Runner<'a> {
+    /// The module under test.
+    pub(crate) module: &'a Path,
+    /// How long one test may take.
+    pub(crate) limit: Duration,
+}
+
+impl Runner<'_> {
+    /// Runs the tests in turn; whether all passed.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be run.
+    pub(crate) fn run(&self, tests: &[Test]) -> Result<bool> {
+        ensure!(
+            rustix::process::getuid().is_root(),
+            "the tests load modules: run them as root, in the test machine"
+        );
+        ensure!(
+            self.module.exists(),
+            "there is no {}: name the module with --module",
+            self.module.display()
+        );
+        println!("1..{}", tests.len());
+        let mut all_passed = true;
+        for (test, number) in tests.iter().zip(1..) {
+            let name = test.name();
+            println!("# start {name}");
+            mark(&format!("start {name}"));
+            let (passed, said) = self.run_one(test)?;
+            mark(&format!("end {name}"));
+            said.lines().for_each(|line| println!("# {line}"));
+            println!("{} {number} - {name}", if passed { "ok" } else { "not ok" });
+            std::io::stdout().flush()?;
+            all_passed &= passed;
+        }
+        Ok(all_passed)
+    }
+
+    /// Runs a test in a process of its own, so that whatever it leaves behind (open files, threads,
+    /// readers asleep) ends with it. Whether it passed, and what it said.
+    fn run_one(&self, test: &Test) -> Result<(bool, String)> {
+        // A file and not a pipe: programs that the test leaves behind would keep a pipe open.
+        let mut output = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open("/tmp/guest-test-output")?;
+        let mut child = Command::new(env::current_exe()?)
+            .arg("--process-of")
+            .arg(test.name())
+            .arg("--module")
+            .arg(self.module)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output.try_clone()?)
+            .process_group(0)
+            .spawn()
+            .context("cannot start the test's process")?;
+        let group = rustix::process::Pid::from_child(&child);
+        let status = wait_for_exit(&mut child, self.limit)?;
+        // Its programs too; where there are none left, there is no such group.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        let status = match status {
+            Some(status) => Some(status),
+            None => {
+                child.wait()?;
+                None
+            }
+        };
+
+        let mut said = String::new();
+        output.rewind()?;
+        output.read_to_string(&mut said)?;
+        let passed = match status {
+            Some(status) if status.success() => true,
+            Some(status) if status.code() == Some(1) => false,
+            Some(status) => {
+                said += &format!("the test's process ended early: {status}\n");
+                false
+            }
+            None => {
+                said += &format!("it hung: no end after {} s\n", self.limit.as_secs());
+                false
+            }
+        };
+        Ok((passed, said))
+    }
+}
+
+/// Marks the beginning or end of a test in the kernel's log, for those who read it on the console.
+fn mark(text: &str) {
+    // Level 6 is info. Without the mark the test is as good.
+    let _ = fs::write("/dev/kmsg", format!("<6>alrandom-test: {text}\n"));
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A test, and the process that runs it.
+
+use super::Guest;
+use anyhow::Result;
+use std::{
+    fmt::Write as _,
+    panic,
+    path::Path, //
+};
+
+/// A test: a name and what it does.
+#[derive(Clone, Copy)]
+pub(crate) struct Test {
+    /// Its name with the crate's in front.
+    path: &'static str,
+    /// What it does; an error is what it found.
+    body: fn(&mut Guest) -> Result<()>,
+}
+
+impl Test {
+    /// Makes a test; see [`tests!`](super::tests).
+    pub(crate) const fn new(path: &'static str, body: fn(&mut Guest) -> Result<()>) -> Self {
+        Self { path, body }
+    }
+
+    /// Its name, `file::behaviour`.
+    pub(crate) fn name(&self) -> &'static str {
+        self.path
+            .split_once("::")
+            .map_or(self.path, |(_crate, name)| name)
+    }
+
+    /// Runs it in this process, from a clean state to a clean state, and says on standard output what
+    /// it found. Whether it passed.
+    pub(crate) fn run(&self, module: &Path) -> bool {
+        let mut findings = String::new();
+        match Guest::new(self.name(), module) {
+            Err(error) => note(
+                &mut findings,
+                &format!("no clean state to begin with: {error:#}"),
+            ),
+            Ok(mut guest) => {
+                let body = panic::AssertUnwindSafe(|| (self.body)(&mut guest));
+                match panic::catch_unwind(body) {
+                    Ok(Ok(())) => (),
+                    Ok(Err(error)) => note(&mut findings, &format!("{error:#}")),
+                    Err(_) => note(&mut findings, "it panicked, see above"),
+                }
+                for finding in guest.finish(findings.is_empty()) {
+                    note(&mut findings, &finding);
+                }
+            }
+        }
+        print!("{findings}");
+        findings.is_empty()
+    }
+}
+
+/// Adds a finding.
+fn note(findings: &mut String, finding: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(findings, "{finding}");
+}

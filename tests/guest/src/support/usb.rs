@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device as the kernel's USB core sees it, in sysfs.
+
+use anyhow::{
+    Context,
+    Result, //
+};
+use std::{
+    fs,
+    path::{
+        Path,
+        PathBuf, //
+    },
+};
+
+/// Class of the communications interface, as sysfs writes it.
+const COMMUNICATIONS: &str = "02";
+
+/// Class of the data interface, as sysfs writes it.
+const DATA: &str = "0a";
+
+/// A device that is plugged in.
+#[derive(Clone, Debug)]
+pub(crate) struct UsbDevice {
+    /// Its directory in sysfs.
+    path: PathBuf,
+}
+
+/// The text of an attribute; empty where there is none (any more).
+fn attribute(directory: &Path, name: &str) -> String {
+    let text = fs::read_to_string(directory.join(name)).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+impl UsbDevice {
+    /// The device with this serial number, if it is plugged in and configured.
+    pub(crate) fn find(serial: &str) -> Option<Self> {
+        let devices = fs::read_dir("/sys/bus/usb/devices").ok()?;
+        devices
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| {
+                attribute(path, "product") == "Alpha RNG"
+                    && attribute(path, "serial") == serial
+                    && attribute(path, "bNumInterfaces") == "2"
+            })
+            .map(|path| Self { path })
+    }
+
+    /// Whether it is still plugged in.
+    pub(crate) fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// One of its attributes; empty where there is none.
+    pub(crate) fn attribute(&self, name: &str) -> String {
+        attribute(&self.path, name)
+    }
+
+    /// The directory of its interface of this class.
+    fn interface(&self, class: &str) -> Option<PathBuf> {
+        let entries = fs::read_dir(&self.path).ok()?;
+        entries
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| attribute(path, "bInterfaceClass") == class)
+    }
+
+    /// The driver of the interface of this class.
+    fn driver(&self, class: &str) -> Option<String> {
+        let link = fs::read_link(self.interface(class)?.join("driver")).ok()?;
+        Some(link.file_name()?.to_str()?.to_owned())
+    }
+
+    /// The driver that its data interface is bound to.
+    pub(crate) fn data_driver(&self) -> Option<String> {
+        self.driver(DATA)
+    }
+
+    /// The driver that its communications interface is bound to.
+    pub(crate) fn communications_driver(&self) -> Option<String> {
+        self.driver(COMMUNICATIONS)
+    }
+
+    /// Whether it is in use as /dev/alrandom.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.data_driver().as_deref() == Some("alrandom")
+    }
+
+    /// Whether the stock serial driver has it, with both interfaces.
+    pub(crate) fn is_with_cdc_acm(&self) -> bool {
+        let both = [self.data_driver(), self.communications_driver()];
+        both.iter()
+            .all(|driver| driver.as_deref() == Some("cdc_acm"))
+    }
+
+    /// The name of its tty, such as `ttyACM0`, while the stock serial driver has it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub(crate) fn tty(&self) -> Result<String> {
+        let find = || -> Option<String> {
+            let directory = self.interface(COMMUNICATIONS)?.join("tty");
+            let entry = fs::read_dir(directory).ok()?.flatten().next()?;
+            Some(entry.file_name().to_str()?.to_owned())
+        };
+        find().context("the device has no tty")
+    }
+}
