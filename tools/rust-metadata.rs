@@ -26,7 +26,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env, fmt, fs,
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::{
+        fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitCode, Stdio},
     sync::mpsc,
@@ -39,6 +42,9 @@ const OLDEST_KERNEL: (u32, u32) = (7, 2);
 
 /// Version of a copy's layout; part of its key, so that a newer program makes a new copy.
 const FORMAT: &str = "1";
+
+/// The folder of a cache in which a copy is being made. Only the owner of the lock uses it.
+const TEMPORARY: &str = ".making";
 
 /// Free space, in MB, that making a copy takes; measured with Linux 7.2 and rounded up.
 const SPACE_MAKING: u32 = 1000;
@@ -64,7 +70,7 @@ const NOT_IN_BOOT: [&str; 4] = [
 ];
 
 /// Files of `include/generated` that differ between two builds of the same kernel: who compiled
-/// it, and when. The first two lines of [`GENERATED_CONFIG`] are compared otherwise.
+/// it, and when.
 const GENERATED_PER_BUILD: [&str; 3] = ["compile.h", "package.h", "utsversion.h"];
 
 /// Files of `include/generated` made from the configuration: compared but for [`REVISIONS`].
@@ -677,7 +683,7 @@ fn has_metadata(build: &Path, arch: &str) -> bool {
     let has = |name: &str| build.join(name).is_file();
     has("rust/libkernel.rmeta")
         && has("rust/libcore.rmeta")
-        && (has("rust/libmacros.so") || !build.join("rust").is_dir())
+        && has("rust/libmacros.so")
         && (arch != "x86" || has("scripts/target.json"))
 }
 
@@ -771,13 +777,12 @@ impl Headers {
         if given {
             return Ok(());
         }
-        for package in ["linux-headers", "linux-image", "linux-binary"] {
-            let package = format!("{package}-{release}");
+        for kind in ["linux-headers", "linux-image", "linux-binary"] {
+            let package = format!("{kind}-{release}");
             match installed_version(&package) {
                 Some(installed) if installed != *version => refuse!(
                     "{package} is {installed}, but the headers in {} are of {version}; run: \
-                     apt-get install --reinstall linux-image-{release}={installed} \
-                     linux-headers-{release}={installed}",
+                     apt-get install --reinstall linux-headers-{release}={installed}",
                     self.build.display()
                 ),
                 _ => {}
@@ -928,6 +933,34 @@ fn candidates(name: &str, wanted: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Finds the C compiler by the name that the kernel's was called by, in the same release. Another
+/// revision of Debian's package will do, as it does for modules in C: it shows in nothing that is
+/// compared.
+fn find_cc(config: &Config) -> Result<Tool> {
+    let text = config_text(config, "CONFIG_CC_VERSION_TEXT");
+    let name = text.split_whitespace().next().unwrap_or_default();
+    let (Some(release), true) = (gcc_release(config), name.contains("gcc")) else {
+        refuse!("this kernel was compiled by \"{text}\"; only kernels built by gcc are known");
+    };
+    let Some(path) = which(name) else {
+        refuse!(
+            "{name} is missing, this kernel was compiled by \"{text}\"; run: apt-get install {}",
+            compiler_package(name)
+        );
+    };
+    let actual = output_of(&path, &["-dumpfullversion"]).unwrap_or_default();
+    if actual != release {
+        refuse!(
+            "this kernel was compiled by {name} {release}, but {} is \"{actual}\"; install \
+             package {} in version {release}",
+            path.display(),
+            compiler_package(name)
+        );
+    }
+    let version = version_line(&path);
+    Ok(Tool { path, version })
+}
+
 impl Tools {
     /// Finds the compilers that the kernel was built with, and refuses all others.
     fn find(config: &Config) -> Result<Self> {
@@ -936,35 +969,8 @@ impl Tools {
         let wanted = config_text(config, "CONFIG_BINDGEN_VERSION_TEXT");
         let bindgen = find_exact("bindgen", wanted, "bindgen", &candidates("bindgen", wanted))?;
 
-        let cc_text = config_text(config, "CONFIG_CC_VERSION_TEXT");
-        let name = cc_text.split_whitespace().next().unwrap_or_default();
-        let (Some(release), true) = (gcc_release(config), name.contains("gcc")) else {
-            refuse!(
-                "this kernel was compiled by \"{cc_text}\"; only kernels built by gcc are known"
-            );
-        };
-        let Some(path) = which(name) else {
-            refuse!(
-                "{name} is missing, this kernel was compiled by \"{cc_text}\"; run: apt-get \
-                 install {}",
-                compiler_package(name)
-            );
-        };
-        let actual = output_of(&path, &["-dumpfullversion"]).unwrap_or_default();
-        if actual != release {
-            refuse!(
-                "this kernel was compiled by {name} {release}, but {} is \"{actual}\"; install \
-                 package {} in version {release}",
-                path.display(),
-                compiler_package(name)
-            );
-        }
-        let version = version_line(&path);
-        Ok(Tools {
-            rustc,
-            bindgen,
-            cc: Tool { path, version },
-        })
+        let cc = find_cc(config)?;
+        Ok(Tools { rustc, bindgen, cc })
     }
 
     /// Refuses if something else that a build of `rust/` runs or includes is not there.
@@ -975,12 +981,12 @@ impl Tools {
             ("flex", "flex"),
             ("gcc", "gcc"),
             ("make", "make"),
-            ("perl", "perl"),
+            ("openssl", "openssl"),
             ("tar", "tar"),
             ("xz", "xz-utils"),
         ];
         if config.contains_key("CONFIG_DEBUG_INFO_BTF") {
-            programs.push(("pahole", "dwarves"));
+            programs.extend([("pahole", "dwarves"), ("python3", "python3")]);
         }
         let mut missing: Vec<&str> = programs
             .iter()
@@ -990,6 +996,7 @@ impl Tools {
         for (header, package) in [
             ("/usr/include/gelf.h", "libelf-dev"),
             ("/usr/include/openssl/ssl.h", "libssl-dev"),
+            ("/usr/include/stdio.h", "libc6-dev"),
         ] {
             if !Path::new(header).is_file() {
                 missing.push(package);
@@ -1170,20 +1177,31 @@ impl Source {
                 let Some(inner) = inner else {
                     refuse!("{} has no kernel source in it", package.display());
                 };
-                tar.arg("-f").arg(dir.join(inner));
+                tar.args(unpacker(&inner)).arg("-f").arg(dir.join(inner));
                 name
             }
             Source::Tarball(path) => {
-                tar.arg("-f").arg(path);
+                tar.args(unpacker(&path.to_string_lossy()))
+                    .arg("-f")
+                    .arg(path);
                 source_package(headers)
             }
         };
-        tar.args(["-I", "xz -T0", "-x", "--strip-components=1"])
+        tar.args(["-x", "--strip-components=1"])
             .arg("-C")
             .arg(to)
             .args(exclusions(&top, &headers.arch));
         run.run("unpacking", tar, |_| false)?;
         fs::remove_dir_all(to.with_extension("deb")).or(Ok(()))
+    }
+}
+
+/// The option of tar by which it unpacks a file; xz with all processors, if the file allows it.
+fn unpacker(name: &str) -> &'static [&'static str] {
+    if name.ends_with(".xz") {
+        &["-I", "xz -T0"]
+    } else {
+        &["-a"]
     }
 }
 
@@ -1231,7 +1249,9 @@ fn check_source(headers: &Headers, common: &Path, source: &Path) -> Result {
             .and_then(|rest| rest.split('/').next())
             .is_none_or(|arch| is_needed_arch(arch, &headers.arch))
     };
-    let same = |ours: &Path, theirs: &Path| fs::read(ours).ok() == fs::read(theirs).ok();
+    let same = |ours: &Path, theirs: &Path| {
+        fs::read(ours).is_ok_and(|ours| fs::read(theirs).is_ok_and(|theirs| ours == theirs))
+    };
     for name in files_below(common, &wanted)? {
         if !same(&common.join(&name), &source.join(&name)) {
             refuse!(
@@ -1263,6 +1283,8 @@ struct Runner<'a> {
     log_path: &'a Path,
     /// The log.
     log: fs::File,
+    /// Where to note the process group of a running command, for [`Guard`].
+    group: PathBuf,
     /// Whether the user wants to see all output.
     verbose: bool,
     /// When the first step began.
@@ -1271,8 +1293,9 @@ struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     /// Begins a log.
-    fn new(log_path: &'a Path, verbose: bool) -> Result<Self> {
+    fn new(log_path: &'a Path, temporary: &Path, verbose: bool) -> Result<Self> {
         Ok(Runner {
+            group: temporary.join(GROUP),
             log_path,
             log: fs::File::create(log_path).map_err(|e| io_refusal(log_path, &e))?,
             verbose,
@@ -1290,11 +1313,14 @@ impl<'a> Runner<'a> {
         let name = command.get_program().to_string_lossy().into_owned();
         let log_refusal = |e| io_refusal(self.log_path, &e);
         writeln!(self.log, "$ {command:?}").map_err(log_refusal)?;
+        // A group of its own, so that all that it starts can be ended with it.
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .map_err(|e| Refusal(format!("cannot run {name}: {e}")))?;
+        write(&self.group, &format!("{}\n", child.id()))?;
         let (sender, lines) = mpsc::channel();
         forward(child.stdout.take(), sender.clone());
         forward(child.stderr.take(), sender);
@@ -1320,6 +1346,8 @@ impl<'a> Runner<'a> {
         let status = child
             .wait()
             .map_err(|e| Refusal(format!("cannot wait for {name}: {e}")))?;
+        // Without it, nothing is ended; the number may soon be another's.
+        fs::remove_file(&self.group).map_err(|e| io_refusal(&self.group, &e))?;
         if status.success() {
             return Ok(());
         }
@@ -1365,6 +1393,7 @@ impl Stamp {
         stamp.set("release", &headers.release);
         stamp.set("package", &headers.package_version);
         stamp.set("headers", &headers.sum);
+        stamp.set("headers-path", &headers.build.to_string_lossy());
         for (name, tool) in [
             ("rustc", &tools.rustc),
             ("bindgen", &tools.bindgen),
@@ -1460,15 +1489,17 @@ impl Copy {
     }
 }
 
+/// Whether nobody but the user and root can write to a folder.
+fn is_trusted(path: &Path) -> bool {
+    let me = fs::metadata("/proc/self").map_or(0, |m| m.uid());
+    path.metadata()
+        .is_ok_and(|m| (m.uid() == 0 || m.uid() == me) && m.mode() & 0o002 == 0)
+}
+
 /// The copies in a cache; none if the cache is missing or could have been written by somebody else
 /// than the user and root, as a build runs what is in there.
 fn copies(cache: &Path) -> Vec<Copy> {
-    let me = fs::metadata("/proc/self").map_or(0, |m| m.uid());
-    let trusted = |path: &Path| {
-        path.metadata()
-            .is_ok_and(|m| (m.uid() == 0 || m.uid() == me) && m.mode() & 0o002 == 0)
-    };
-    if !trusted(cache) {
+    if !is_trusted(cache) {
         return Vec::new();
     }
     entries(cache)
@@ -1476,7 +1507,7 @@ fn copies(cache: &Path) -> Vec<Copy> {
         .into_iter()
         .filter(|name| !name.starts_with('.'))
         .map(|name| cache.join(name))
-        .filter(|dir| trusted(dir))
+        .filter(|dir| is_trusted(dir))
         .filter_map(|dir| {
             let stamp = Stamp::parse(&fs::read_to_string(dir.join("made-of")).ok()?);
             Some(Copy { dir, stamp })
@@ -1498,8 +1529,12 @@ impl Versions {
     }
 }
 
-/// The lock on a cache. It is held by a child, which also removes the temporary folder as soon as
-/// this program has ended, however it ended: even killed, it leaves nothing half-made.
+/// The file in [`TEMPORARY`] with the process group of the command that is running.
+const GROUP: &str = "group";
+
+/// The lock on a cache. It is held by a child that outlives this program, however it ends: the child
+/// then ends the command that was running and removes the temporary folder. So even a killed run
+/// leaves nothing half-made.
 struct Guard {
     /// `flock`, become a shell.
     child: Child,
@@ -1507,9 +1542,10 @@ struct Guard {
 
 impl Guard {
     /// What the child does: says that it has the lock, waits for the end of its input, which comes
-    /// when this program ends, and removes the folder. Programs that are still being killed may
-    /// write into it for a moment.
+    /// with the end of this program, and cleans up. Programs that are still ending may write into
+    /// the folder for a moment.
     const SCRIPT: &'static str = r#"trap "" HUP INT QUIT TERM; echo held; cat >/dev/null
+if read -r group 2>/dev/null <"$1/group"; then kill -s TERM -- "-$group"; fi
 for i in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$1" 2>/dev/null && exit; sleep 1; done"#;
 
     /// Takes the lock of `cache`, waiting for it if necessary, and sees to the end of `doomed`.
@@ -1666,13 +1702,7 @@ impl Options {
 
     /// The cache to write to.
     fn cache(&self) -> Result<PathBuf> {
-        let dir = if let Some(cache) = &self.cache {
-            std::path::absolute(cache).map_err(|e| io_refusal(cache, &e))?
-        } else if self.system || is_root() {
-            system_cache()
-        } else if let Some(cache) = user_cache() {
-            cache
-        } else {
+        let Some(dir) = self.caches().into_iter().next() else {
             refuse!("neither XDG_CACHE_HOME nor HOME is set: name a place with --cache DIR");
         };
         // The kernel's Makefile cannot work in such a folder.
@@ -1688,11 +1718,11 @@ impl Options {
         Ok(dir)
     }
 
-    /// The caches to look in, best first.
+    /// The caches to look in; the first is the one to write to.
     fn caches(&self) -> Vec<PathBuf> {
         match &self.cache {
             Some(cache) => vec![std::path::absolute(cache).unwrap_or_else(|_| cache.clone())],
-            None if is_root() => vec![system_cache()],
+            None if self.system || is_root() => vec![system_cache()],
             None => user_cache().into_iter().chain([system_cache()]).collect(),
         }
     }
@@ -1778,7 +1808,7 @@ fn make(options: &Options) -> Result {
         println!("{}", copy.build().display());
         Ok(())
     };
-    if let Some(copy) = find_copy(&headers, std::slice::from_ref(&cache)) {
+    if let Some(copy) = find_copy(&headers, &options.caches()) {
         return ready(copy);
     }
 
@@ -1789,16 +1819,25 @@ fn make(options: &Options) -> Result {
     let source = Source::find(&headers, options)?;
 
     make_dir(&cache)?;
-    let temporary = cache.join(format!(".making-{}", std::process::id()));
+    if !is_trusted(&cache) {
+        refuse!(
+            "others can write to {}, and builds run what is in there; choose another place with \
+             --cache DIR",
+            cache.display()
+        );
+    }
+    // Always the same name, as it gets into the metadata: two runs give the same bytes.
+    let temporary = cache.join(TEMPORARY);
     let _guard = Guard::take(&cache, &temporary)?;
     // Whoever had the lock may have made it.
-    if let Some(copy) = find_copy(&headers, std::slice::from_ref(&cache)) {
+    if let Some(copy) = find_copy(&headers, &options.caches()) {
         return ready(copy);
     }
     remove_leftovers(&cache)?;
 
     let log = cache.join(format!("{release}.log"));
-    let mut run = Runner::new(&log, options.verbose)?;
+    make_dir(&temporary)?;
+    let mut run = Runner::new(&log, &temporary, options.verbose)?;
     progress(&format!(
         "kernel {release} is of Debian {}, {}, {}, {}",
         headers.package_version, tools.rustc.version, tools.bindgen.version, tools.cc.version
@@ -1848,7 +1887,7 @@ fn make(options: &Options) -> Result {
 /// Removes what runs that could not clean up, for want of power say, have left. The lock is held.
 fn remove_leftovers(cache: &Path) -> Result {
     for name in entries(cache)? {
-        if name.starts_with(".making-") || name.starts_with(".gone-") {
+        if name == TEMPORARY || name.starts_with(".gone-") {
             let path = cache.join(name);
             fs::remove_dir_all(&path).map_err(|e| io_refusal(&path, &e))?;
         }
@@ -1881,6 +1920,7 @@ fn build_rust(
             .arg(format!("CROSS_COMPILE={prefix}"))
             .arg(format!("CC={}", tools.cc.path.display()))
             .arg(format!("RUSTC={}", tools.rustc.path.display()))
+            .arg(format!("HOSTRUSTC={}", tools.rustc.path.display()))
             .arg(format!("BINDGEN={}", tools.bindgen.path.display()))
             .arg(format!("KERNELRELEASE={}", headers.release))
             .arg(target);
@@ -2052,7 +2092,7 @@ fn try_module(temporary: &Path, build: &Path, run: &mut Runner<'_>) -> Result {
 /// Why a copy is of no use any more, `None` if it is.
 fn unfit(copy: &Copy, versions: &mut Versions) -> Option<String> {
     let release = copy.stamp.get("release");
-    let sum = match Headers::look(release, None) {
+    let sum = match Headers::look(release, Some(Path::new(copy.stamp.get("headers-path")))) {
         Ok(Found::Incomplete(headers)) => Some(headers.sum),
         Ok(Found::Complete(_)) => return Some("the headers bring their own metadata now".into()),
         Err(_) => None,
@@ -2084,10 +2124,7 @@ fn clean(options: &Options) -> Result {
     if !cache.is_dir() {
         return Ok(());
     }
-    let _guard = Guard::take(
-        &cache,
-        &cache.join(format!(".making-{}", std::process::id())),
-    )?;
+    let _guard = Guard::take(&cache, &cache.join(TEMPORARY))?;
     remove_leftovers(&cache)?;
     let mut versions = Versions::default();
     for copy in copies(&cache) {
@@ -2134,6 +2171,703 @@ fn main() -> ExitCode {
         Err(refusal) => {
             progress(&refusal.to_string());
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The parsers and every refusal that can be provoked without building. The refusals that need
+    //! a real kernel package are in `tools/rust-metadata-test.sh`.
+
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    /// A folder of its own for a test, removed in the end.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        /// Makes the folder; `name` keeps the tests apart.
+        fn new(name: &str) -> Self {
+            let dir = env::temp_dir().join(format!("rust-metadata-{}-{name}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            Scratch(dir)
+        }
+
+        /// Writes a file below the folder.
+        fn file(&self, name: &str, text: &str) -> PathBuf {
+            let path = self.0.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            path
+        }
+
+        /// Writes a program that prints a line.
+        fn program(&self, name: &str, prints: &str) -> PathBuf {
+            let path = self.file(name, &format!("#!/bin/sh\necho '{prints}'\n"));
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        }
+
+        /// Headers as Debian's package has them, of Linux `version`.
+        fn headers(name: &str, version: (u32, u32, u32), config: &str) -> Self {
+            let scratch = Self::new(name);
+            scratch.file("Makefile", "include /nonexistent/common/Makefile\n");
+            scratch.file("arch/x86/keep", "");
+            scratch.file(".config", config);
+            scratch.file(
+                "Module.symvers",
+                "0x00000000\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n",
+            );
+            scratch.file(
+                "include/generated/package.h",
+                "#define LINUX_PACKAGE_ID \" Debian 7.2.12-1~bpo13+1\"\n",
+            );
+            let (a, b, c) = version;
+            scratch.file(
+                "include/generated/uapi/linux/version.h",
+                &format!(
+                    "#define LINUX_VERSION_CODE 0\n#define LINUX_VERSION_MAJOR {a}\n\
+                     #define LINUX_VERSION_PATCHLEVEL {b}\n#define LINUX_VERSION_SUBLEVEL {c}\n"
+                ),
+            );
+            scratch
+        }
+
+        /// What [`Headers::look`] says of the folder.
+        fn look(&self) -> Result<Found> {
+            Headers::look("7.2.12+deb13-amd64", Some(&self.0))
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// The headers of a look that did not refuse.
+    fn incomplete(found: Result<Found>) -> Headers {
+        match found {
+            Ok(Found::Incomplete(headers)) => *headers,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The one line of a refusal.
+    fn line<T: fmt::Debug>(result: Result<T>) -> String {
+        let line = result.unwrap_err().to_string();
+        assert!(!line.contains('\n') && !line.contains("  "), "{line:?}");
+        line
+    }
+
+    #[test]
+    fn sha256_of_the_standards_examples() {
+        // NIST, "Descriptions of SHA-256" and FIPS 180-4's example messages.
+        for (message, sum) in [
+            (
+                String::new(),
+                "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            ),
+            (
+                "abc".to_owned(),
+                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            ),
+            (
+                "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq".to_owned(),
+                "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
+            ),
+            (
+                "a".repeat(1_000_000),
+                "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0",
+            ),
+        ] {
+            assert_eq!(sha256(message.as_bytes()), sum);
+        }
+    }
+
+    #[test]
+    fn config_is_what_is_set() {
+        let config = parse_config(
+            "# comment\nCONFIG_RUST=y\n# CONFIG_A is not set\nCONFIG_B=n\nCONFIG_C=\"a=b\"\n",
+        );
+        assert_eq!(config.len(), 2);
+        assert_eq!(config["CONFIG_RUST"], "y");
+        assert_eq!(config_text(&config, "CONFIG_C"), "a=b");
+        assert_eq!(config_text(&config, "CONFIG_A"), "");
+    }
+
+    #[test]
+    fn config_differences_are_named_with_both_values() {
+        let ours = parse_config("CONFIG_A=y\nCONFIG_B=1\nCONFIG_PAHOLE_VERSION=130\n");
+        let theirs = parse_config("CONFIG_A=m\nCONFIG_C=y\nCONFIG_PAHOLE_VERSION=131\n");
+        assert_eq!(
+            config_differences(&ours, &theirs, &REVISIONS),
+            [
+                "CONFIG_A (y, m)",
+                "CONFIG_B (1, not set)",
+                "CONFIG_C (not set, y)"
+            ]
+        );
+        assert_eq!(config_differences(&ours, &theirs, &[]).len(), 4);
+        assert!(config_differences(&ours, &ours, &[]).is_empty());
+    }
+
+    #[test]
+    fn revisions_are_left_out_of_generated_files_and_nothing_else() {
+        let autoconf = "#define CONFIG_A 1\n#define CONFIG_LD_VERSION 24400\n\
+                        #define CONFIG_LD_VERSION_NOT 1\n";
+        assert_eq!(
+            without_revisions(autoconf),
+            ["#define CONFIG_A 1", "#define CONFIG_LD_VERSION_NOT 1"]
+        );
+        let cfg = "--cfg=CONFIG_A\n--cfg=CONFIG_PAHOLE_VERSION=\"130\"\n";
+        assert_eq!(without_revisions(cfg), ["--cfg=CONFIG_A"]);
+    }
+
+    #[test]
+    fn some_of_many() {
+        let items = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>();
+        assert_eq!(some_of(&items(1)), "0");
+        assert_eq!(some_of(&items(3)), "0, 1, 2");
+        assert_eq!(some_of(&items(5)), "0, 1, 2 and 2 more");
+    }
+
+    #[test]
+    fn symvers_of_the_kernel_itself_only() {
+        let symvers = "0x00000000\t_RNvC1a\tvmlinux\tEXPORT_SYMBOL_GPL\t\n\
+                       0x12345678\tusb_submit_urb\tdrivers/usb/core/usbcore\tEXPORT_SYMBOL_GPL\t\n\
+                       broken line\n\
+                       0x00000000\trust_helper_get_page\tvmlinux\tEXPORT_SYMBOL_GPL\t\n";
+        assert_eq!(
+            parse_symvers(symvers),
+            BTreeSet::from(["_RNvC1a", "rust_helper_get_page"])
+        );
+    }
+
+    #[test]
+    fn exports_are_the_names_in_brackets() {
+        assert_eq!(
+            parse_exports(
+                "EXPORT_SYMBOL_RUST_GPL(_RNvC1a);\n\nEXPORT_SYMBOL_RUST_GPL(b);\nint c;\n"
+            ),
+            BTreeSet::from(["_RNvC1a", "b"])
+        );
+    }
+
+    #[test]
+    fn symbols_must_be_the_same_both_ways() {
+        let kernel = BTreeSet::from(["_RA", "_RB", "rust_helper_x", "printk"]);
+        let same = BTreeSet::from(["_RA", "_RB", "rust_helper_x"]);
+        assert_eq!(compare_symbols(&same, &kernel), Ok(3));
+        let one_more = BTreeSet::from(["_RA", "_RB", "_RC"]);
+        assert!(line(compare_symbols(&one_more, &kernel))
+            .contains("1 only built, 0 only there (first: _RC)"));
+        let one_less = BTreeSet::from(["_RA", "rust_helper_x"]);
+        assert!(line(compare_symbols(&one_less, &kernel))
+            .contains("0 only built, 1 only there (first: _RB)"));
+        let helper = BTreeSet::from(["_RA", "_RB", "rust_helper_y"]);
+        assert!(line(compare_symbols(&helper, &kernel)).contains("first: rust_helper_y"));
+        // Nothing built agrees with nothing, and proves nothing.
+        assert!(compare_symbols(&BTreeSet::new(), &BTreeSet::from(["printk"])).is_err());
+    }
+
+    #[test]
+    fn versions_in_files() {
+        let header =
+            "#define LINUX_PACKAGE_ID \" Debian 7.2.12-1~bpo13+1\"\n#define LINUX_PACK 1\n";
+        assert_eq!(
+            define(header, "LINUX_PACKAGE_ID"),
+            Some("Debian 7.2.12-1~bpo13+1")
+        );
+        assert_eq!(define(header, "LINUX_PACK"), Some("1"));
+        assert_eq!(define(header, "LINUX"), None);
+        assert_eq!(
+            debian_version("Debian 7.2.12-1~bpo13+1"),
+            Some("7.2.12-1~bpo13+1")
+        );
+        assert_eq!(debian_version("Debian 1 2"), None);
+        assert_eq!(debian_version("Ubuntu 7.2.0-1"), None);
+        assert_eq!(debian_version(""), None);
+        assert_eq!(
+            changelog_version("linux (7.2.12-1) unstable; urgency=medium\n\nlinux (7.2.11-1)\n"),
+            Some("7.2.12-1")
+        );
+        assert_eq!(changelog_version("dkms (3.2-1) unstable\n"), None);
+        let makefile =
+            "# VERSION = 1\nVERSION = 7\nPATCHLEVEL = 2\nSUBLEVEL = 12\nEXTRAVERSION =\n";
+        assert_eq!(makefile_version(makefile), Some((7, 2, 12)));
+        assert_eq!(makefile_version("VERSION = 7\nPATCHLEVEL = x\n"), None);
+        assert_eq!(
+            included_makefile("KBUILD_OUTPUT=/a\ninclude /b/Makefile\n"),
+            Some("/b/Makefile")
+        );
+        assert_eq!(release_of("rustc 1.85.1 (4eb161250 2025-03-15)"), "1.85.1");
+        assert_eq!(release_of("bindgen"), "");
+    }
+
+    #[test]
+    fn compilers_and_their_packages() {
+        let config = parse_config("CONFIG_GCC_VERSION=140200\n");
+        assert_eq!(gcc_release(&config).as_deref(), Some("14.2.0"));
+        let config = parse_config("CONFIG_GCC_VERSION=160103\n");
+        assert_eq!(gcc_release(&config).as_deref(), Some("16.1.3"));
+        assert_eq!(gcc_release(&Config::new()), None);
+        assert_eq!(
+            compiler_package("x86_64-linux-gnu-gcc-14"),
+            "gcc-14-x86-64-linux-gnu"
+        );
+        assert_eq!(
+            compiler_package("aarch64-linux-gnu-gcc-16"),
+            "gcc-16-aarch64-linux-gnu"
+        );
+        assert_eq!(compiler_package("gcc-14"), "gcc-14");
+    }
+
+    #[test]
+    fn releases_cannot_lead_out_of_a_folder() {
+        for good in ["7.2.12+deb13-amd64", "7.3-rc5-arm64", "7.2.0-rpi_2712"] {
+            assert!(is_release(good), "{good}");
+        }
+        for bad in ["", "..", "../x", "7.2/x", "-x", "7.2 x", "7.2\n"] {
+            assert!(!is_release(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn md5_of_exactly_that_path() {
+        let list = "00  usr/src/a.tar.xz\n11  usr/src/a\n";
+        assert_eq!(listed_md5(list, "/usr/src/a"), Some("11"));
+        assert_eq!(listed_md5(list, "/usr/src/a.tar"), None);
+    }
+
+    #[test]
+    fn headers_of_a_kernel_that_works() {
+        let scratch = Scratch::headers("good", (7, 2, 12), "CONFIG_RUST=y\n");
+        let headers = incomplete(scratch.look());
+        assert_eq!(headers.version, (7, 2, 12));
+        assert_eq!(headers.package_version, "7.2.12-1~bpo13+1");
+        assert_eq!(headers.arch, "x86");
+        assert_eq!(source_package(&headers), "linux-source-7.2");
+        // Each of the three files counts.
+        for (name, text) in [
+            (".config", "CONFIG_RUST=y\nCONFIG_A=y\n"),
+            ("Module.symvers", ""),
+            (
+                "include/generated/package.h",
+                "#define LINUX_PACKAGE_ID \" Debian 7.2.12-2\"\n",
+            ),
+        ] {
+            scratch.file(name, text);
+            assert_ne!(incomplete(scratch.look()).sum, headers.sum, "{name}");
+            let good = Scratch::headers("good2", (7, 2, 12), "CONFIG_RUST=y\n");
+            fs::copy(good.0.join(name), scratch.0.join(name)).unwrap();
+            assert_eq!(incomplete(scratch.look()).sum, headers.sum, "{name}");
+        }
+    }
+
+    #[test]
+    fn headers_that_bring_their_metadata() {
+        let scratch = Scratch::headers("complete", (7, 2, 12), "CONFIG_RUST=y\n");
+        for name in ["libcore.rmeta", "libkernel.rmeta", "libmacros.so"] {
+            assert!(matches!(scratch.look(), Ok(Found::Incomplete(_))), "{name}");
+            scratch.file(&format!("rust/{name}"), "");
+        }
+        // x86 needs its target's description besides.
+        assert!(matches!(scratch.look(), Ok(Found::Incomplete(_))));
+        scratch.file("scripts/target.json", "{}");
+        assert!(matches!(scratch.look(), Ok(Found::Complete(dir)) if dir == scratch.0));
+    }
+
+    #[test]
+    fn kernels_that_cannot_work_are_refused() {
+        let no_rust = Scratch::headers("norust", (7, 2, 12), "# CONFIG_RUST is not set\n");
+        assert!(line(no_rust.look()).contains("CONFIG_RUST is not set"));
+        let old = Scratch::headers("old", (7, 1, 99), "CONFIG_RUST=y\n");
+        assert!(line(old.look()).contains("older than Linux 7.2"));
+        let newer = Scratch::headers("newer", (8, 0, 0), "CONFIG_RUST=y\n");
+        assert!(newer.look().is_ok());
+        let foreign = Scratch::headers("foreign", (7, 2, 12), "CONFIG_RUST=y\n");
+        foreign.file(
+            "include/generated/package.h",
+            "#define LINUX_PACKAGE_ID \"\"\n",
+        );
+        assert!(line(foreign.look()).contains("not Debian's"));
+        assert!(
+            line(Headers::look("7.2.12", Some(Path::new("/nonexistent"))))
+                .contains("apt-get install linux-headers-7.2.12")
+        );
+        assert!(line(Headers::look("../7.2", None)).contains("not a kernel release"));
+    }
+
+    #[test]
+    fn source_of_another_version_is_refused() {
+        let scratch = Scratch::headers("source", (7, 2, 12), "CONFIG_RUST=y\n");
+        let headers = incomplete(scratch.look());
+        let tree = Scratch::new("tree");
+        assert!(line(Source::given(&headers, &tree.0, None)).contains("no kernel source"));
+        tree.file("rust/Makefile", "");
+        assert!(line(Source::given(&headers, &tree.0, None))
+            .contains("add --source-version 7.2.12-1~bpo13+1"));
+        for near_miss in ["7.2.12-1", "7.2.12-1~bpo13+2", "7.2.11-1~bpo13+1"] {
+            assert!(line(Source::given(&headers, &tree.0, Some(near_miss)))
+                .contains("apt-get install linux-source-7.2=7.2.12-1~bpo13+1"));
+        }
+        let exact = Some("7.2.12-1~bpo13+1");
+        assert_eq!(
+            Source::given(&headers, &tree.0, exact),
+            Ok(Source::Tree(fs::canonicalize(&tree.0).unwrap()))
+        );
+        // What the tree says of itself counts more than what the user says.
+        tree.file(
+            "debian/changelog",
+            "linux (7.2.13-1) unstable; urgency=low\n",
+        );
+        assert!(line(Source::given(&headers, &tree.0, exact)).contains("is 7.2.13-1, but"));
+        tree.file(
+            "debian/changelog",
+            "linux (7.2.12-1~bpo13+1) x; urgency=low\n",
+        );
+        assert!(Source::given(&headers, &tree.0, None).is_ok());
+        tree.file(".config", "");
+        assert!(line(Source::given(&headers, &tree.0, None)).contains("make mrproper"));
+    }
+
+    #[test]
+    fn source_with_another_header_is_refused() {
+        let scratch = Scratch::headers("differs", (7, 2, 12), "CONFIG_RUST=y\n");
+        scratch.file("scripts/Makefile.build", "build\n");
+        let headers = incomplete(scratch.look());
+        let (common, source) = (Scratch::new("common"), Scratch::new("src"));
+        let makefile = "VERSION = 7\nPATCHLEVEL = 2\nSUBLEVEL = 12\n";
+        for (name, text) in [
+            ("Makefile", makefile),
+            ("include/linux/usb.h", "usb\n"),
+            ("arch/x86/include/asm/a.h", "a\n"),
+        ] {
+            common.file(name, text);
+            source.file(name, text);
+        }
+        // Of other architectures nothing is unpacked, nor compared.
+        common.file("arch/mips/include/asm/a.h", "mips\n");
+        source.file("scripts/Makefile.build", "build\n");
+        assert_eq!(check_source(&headers, &common.0, &source.0), Ok(()));
+        for (name, good) in [
+            ("include/linux/usb.h", "usb\n"),
+            ("arch/x86/include/asm/a.h", "a\n"),
+            ("scripts/Makefile.build", "build\n"),
+        ] {
+            source.file(name, "another\n");
+            assert!(line(check_source(&headers, &common.0, &source.0)).starts_with(name));
+            fs::remove_file(source.0.join(name)).unwrap();
+            assert!(line(check_source(&headers, &common.0, &source.0)).starts_with(name));
+            source.file(name, good);
+        }
+        source.file("Makefile", "VERSION = 7\nPATCHLEVEL = 2\nSUBLEVEL = 11\n");
+        assert!(line(check_source(&headers, &common.0, &source.0)).contains("not Linux 7.2.12"));
+    }
+
+    #[test]
+    fn generated_headers_must_be_the_kernels() {
+        let scratch = Scratch::headers("generated", (7, 2, 12), "CONFIG_RUST=y\n");
+        let src = Scratch::new("generated-src");
+        for (name, ours, theirs) in [
+            ("include/generated/asm-offsets.h", "1", "1"),
+            ("include/generated/compile.h", "by me", "by Debian"),
+            (
+                "include/generated/rustc_cfg",
+                "--cfg=CONFIG_A\n--cfg=CONFIG_LD_VERSION=\"1\"\n",
+                "--cfg=CONFIG_A\n--cfg=CONFIG_LD_VERSION=\"2\"\n",
+            ),
+            ("arch/x86/include/generated/asm/unistd.h", "1", "1"),
+        ] {
+            src.file(name, ours);
+            scratch.file(name, theirs);
+        }
+        scratch.file("include/generated/only-there.h", "");
+        let headers = incomplete(scratch.look());
+        assert_eq!(check_generated(&headers, &src.0), Ok(()));
+        for (name, good) in [
+            ("include/generated/asm-offsets.h", "1"),
+            ("include/generated/rustc_cfg", "--cfg=CONFIG_A\n"),
+            ("arch/x86/include/generated/asm/unistd.h", "1"),
+        ] {
+            src.file(name, "2");
+            assert!(line(check_generated(&headers, &src.0)).starts_with(name));
+            src.file(name, good);
+        }
+    }
+
+    #[test]
+    fn only_the_exact_compiler_will_do() {
+        let scratch = Scratch::new("tools");
+        let wanted = "rustc 1.85.1 (4eb161250 2025-03-15) (built from a source tarball)";
+        let near = scratch.program("near", "rustc 1.85.1 (4eb161250 2025-03-15)");
+        let exact = scratch.program("exact", wanted);
+        let missing = scratch.0.join("missing");
+        let found = |list: &[&PathBuf]| {
+            let list: Vec<PathBuf> = list.iter().map(|path| path.to_path_buf()).collect();
+            find_exact("rustc", wanted, "rustc", &list)
+        };
+        assert_eq!(found(&[&missing, &near, &exact]).unwrap().path, exact);
+        let refusal = line(found(&[&missing, &near]));
+        assert!(refusal.contains("in version 1.85.1") && refusal.contains("RUSTC=PATH"));
+        assert!(line(found(&[&missing])).contains("rustc is missing"));
+    }
+
+    #[test]
+    fn kernels_of_other_compilers_are_refused() {
+        let scratch = Scratch::new("clang");
+        let path = scratch.program("rustc", "rustc 1.85.1");
+        let tools = find_exact("rustc", "rustc 1.85.1", "rustc", &[path]);
+        assert!(tools.is_ok());
+        let config = parse_config("CONFIG_CC_VERSION_TEXT=\"Debian clang version 19.1.7\"\n");
+        assert!(line(find_cc(&config)).contains("only kernels built by gcc"));
+        let config = parse_config(
+            "CONFIG_CC_VERSION_TEXT=\"no-such-linux-gnu-gcc-14 (Debian 14.2.0-19) 14.2.0\"\n\
+             CONFIG_GCC_VERSION=140200\n",
+        );
+        assert!(line(find_cc(&config)).contains("apt-get install gcc-14-no-such-linux-gnu"));
+    }
+
+    /// A stamp that fits the headers "sum" and programs that say "v1".
+    fn stamp() -> Stamp {
+        let mut stamp = Stamp::default();
+        for (name, value) in [
+            ("format", FORMAT),
+            ("release", "7.2.12"),
+            ("headers", "sum"),
+            ("rustc", "v1"),
+            ("rustc-path", "/rustc"),
+            ("bindgen", "v1"),
+            ("bindgen-path", "/bindgen"),
+            ("cc", "v1"),
+            ("cc-path", "/cc"),
+            ("file build/rust/libkernel.rmeta", "5"),
+        ] {
+            stamp.set(name, value);
+        }
+        stamp
+    }
+
+    #[test]
+    fn stamps_survive_their_file() {
+        assert_eq!(Stamp::parse(&stamp().text()), stamp());
+        assert_eq!(Stamp::parse("a = b = c\n").get("a"), "b = c");
+        assert_eq!(Stamp::parse("").get("a"), "");
+    }
+
+    #[test]
+    fn names_of_copies_depend_on_everything() {
+        let name = stamp().name();
+        assert!(name.starts_with("7.2.12-") && name.len() == "7.2.12-".len() + 16);
+        for key in ["format", "headers", "rustc", "bindgen", "cc", "cc-path"] {
+            let mut other = stamp();
+            other.set(key, "other");
+            assert_ne!(other.name(), name, "{key}");
+        }
+    }
+
+    #[test]
+    fn copies_fit_only_what_they_were_made_of() {
+        let scratch = Scratch::new("unfit");
+        let rmeta = scratch.file("build/rust/libkernel.rmeta", "12345");
+        let same = &mut |_: &str| "v1".to_owned();
+        assert_eq!(stamp().unfit(&scratch.0, Some("sum"), same), None);
+        let why = |stamp: &Stamp, sum, versions: &mut dyn FnMut(&str) -> String| {
+            stamp.unfit(&scratch.0, sum, versions).unwrap()
+        };
+        assert!(why(&stamp(), None, same).contains("no longer installed"));
+        assert!(why(&stamp(), Some("other"), same).contains("headers changed"));
+        for program in ["/rustc", "/bindgen", "/cc"] {
+            let upgraded = &mut |path: &str| if path == program { "v2" } else { "v1" }.to_owned();
+            assert!(why(&stamp(), Some("sum"), upgraded).contains(&format!("{program} is \"v2\"")));
+        }
+        let mut old = stamp();
+        old.set("format", "0");
+        assert!(why(&old, Some("sum"), same).contains("another version of this program"));
+        fs::write(&rmeta, "1234").unwrap();
+        assert!(why(&stamp(), Some("sum"), same).contains("damaged: build/rust/libkernel.rmeta"));
+        fs::remove_file(&rmeta).unwrap();
+        assert!(why(&stamp(), Some("sum"), same).contains("damaged"));
+    }
+
+    #[test]
+    fn caches_that_others_can_write_to_are_not_looked_into() {
+        let scratch = Scratch::new("trust");
+        scratch.file("7.2.12-0/made-of", &stamp().text());
+        scratch.file(".making/made-of", &stamp().text());
+        scratch.file("7.2.13-0/other", "");
+        assert_eq!(copies(&scratch.0).len(), 1);
+        let copy = scratch.0.join("7.2.12-0");
+        for dir in [&copy, &scratch.0] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+            assert_eq!(copies(&scratch.0).len(), 0);
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        assert_eq!(copies(&scratch.0).len(), 1);
+    }
+
+    #[test]
+    fn the_lock_is_held_and_the_folder_goes_with_it() {
+        let scratch = Scratch::new("lock");
+        let doomed = scratch.0.join(TEMPORARY);
+        scratch.file(".making/half", "");
+        let guard = Guard::take(&scratch.0, &doomed).unwrap();
+        let free = || {
+            let lock = scratch.0.join(".lock");
+            let mut flock = Command::new("flock");
+            flock.arg("--nonblock").arg(lock).arg("true");
+            flock.status().unwrap().success()
+        };
+        assert!(!free());
+        assert!(doomed.exists());
+        let mut running = Command::new("sleep")
+            .arg("600")
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        scratch.file(".making/group", &format!("{}\n", running.id()));
+        drop(guard);
+        // SIGTERM is 15.
+        assert_eq!(running.wait().unwrap().signal(), Some(15));
+        assert!(free());
+        assert!(!doomed.exists());
+    }
+
+    #[test]
+    fn trees_are_copied_without_links() {
+        let scratch = Scratch::new("copy");
+        let file = scratch.file("from/a/file", "text");
+        scratch.file("elsewhere/b", "b");
+        scratch.file("from/skipped", "");
+        std::os::unix::fs::symlink("../elsewhere", scratch.0.join("from/link")).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+        let (from, to) = (scratch.0.join("from"), scratch.0.join("to"));
+        copy_tree(&from, &to, &|path| !path.ends_with("skipped")).unwrap();
+        assert_eq!(
+            files_below(&to, &|_| true)
+                .unwrap()
+                .into_iter()
+                .collect::<BTreeSet<_>>(),
+            ["a/file", "link/b"].map(str::to_owned).into()
+        );
+        assert!(!to.join("link").is_symlink());
+        assert!(is_program(&to.join("a/file")));
+    }
+
+    #[test]
+    fn steps_that_fail_name_the_error_and_the_log() {
+        let scratch = Scratch::new("run");
+        let log = scratch.0.join("log");
+        let mut run = Runner::new(&log, &scratch.0, false).unwrap();
+        let mut sh = |script: &str| {
+            let mut command = clean_command("sh");
+            command.args(["-c", script]);
+            run.run("building", command, |_| false)
+        };
+        assert_eq!(sh("echo fine"), Ok(()));
+        let refusal = line(sh(
+            "echo 'a.c:1: error: bad' >&2; echo 'b.c:2: error: worse'; exit 2",
+        ));
+        assert!(refusal.contains("error: ") && refusal.contains(&log.display().to_string()));
+        let refusal = line(sh(
+            "echo \"can't open file\"; echo 'make: *** [x] Error 1'; exit 2",
+        ));
+        assert!(refusal.contains("can't open file make: *** [x] Error 1"));
+        assert!(line(sh("exit 3")).contains("exit status: 3"));
+        assert!(line(sh(
+            "echo 'tar: a: Cannot write: No space left on device' >&2; exit 2"
+        ))
+        .contains("no space left"));
+        assert!(read(&log).unwrap().contains("fine\n"));
+    }
+
+    #[test]
+    fn builds_do_not_see_the_surrounding_make() {
+        let mut command = clean_command("env");
+        command.env("KEPT", "1");
+        let output = command.output().unwrap();
+        let output = String::from_utf8(output.stdout).unwrap();
+        let names: BTreeSet<&str> = output
+            .lines()
+            .filter_map(|l| Some(l.split_once('=')?.0))
+            .collect();
+        assert!(names.contains("PATH") && names.contains("LC_ALL"));
+        for name in [
+            "MAKEFLAGS",
+            "KRUSTFLAGS",
+            "RUSTFLAGS",
+            "ARCH",
+            "CARGO_PKG_NAME",
+        ] {
+            assert!(!names.contains(name));
+        }
+    }
+
+    #[test]
+    fn errors_of_the_file_system_say_what_to_do() {
+        let refusal = |kind: io::ErrorKind| {
+            io_refusal(Path::new("/cache"), &io::Error::from(kind)).to_string()
+        };
+        assert!(refusal(io::ErrorKind::StorageFull).contains("no space left for /cache"));
+        assert!(refusal(io::ErrorKind::ReadOnlyFilesystem).contains("--cache DIR"));
+        assert!(refusal(io::ErrorKind::PermissionDenied).contains("run as root"));
+        assert!(!refusal(io::ErrorKind::NotFound).contains("--cache"));
+    }
+
+    #[test]
+    fn what_is_not_unpacked() {
+        let x86 = exclusions("top", "x86");
+        assert!(x86.contains(&"--exclude=top/arch/mips/*.[chS]".to_owned()));
+        assert!(x86.contains(&"--exclude=top/drivers/*.c".to_owned()));
+        assert!(!x86.iter().any(|pattern| pattern.contains("arch/x86")));
+        let arm64 = exclusions(".", "arm64");
+        assert!(!arm64
+            .iter()
+            .any(|p| p.contains("arch/arm/") || p.contains("arch/arm64/")));
+        assert!(arm64.contains(&"--exclude=./arch/x86/*.[chS]".to_owned()));
+    }
+
+    #[test]
+    fn command_lines() {
+        let parse = |line: &str| Options::parse(line.split_whitespace().map(str::to_owned));
+        assert_eq!(parse("").unwrap(), Options::default());
+        let options = parse("--source a.deb -j 4 --cache=/c -v 7.2.12").unwrap();
+        assert_eq!(options.source, Some("a.deb".into()));
+        assert_eq!(options.jobs, Some(4));
+        assert_eq!(options.cache, Some("/c".into()));
+        assert!(options.verbose);
+        assert_eq!(options.release.as_deref(), Some("7.2.12"));
+        assert_eq!(parse("--find 7.2.12").unwrap().action, Action::Find);
+        assert_eq!(parse("--clean --all").unwrap().action, Action::Clean);
+        for (wrong, word) in [
+            ("--fnd", "unknown option --fnd"),
+            ("--source", "--source needs a value"),
+            ("--source=", "--source needs a value"),
+            ("-j 0", "-j needs a number"),
+            ("-j x", "-j needs a number"),
+            ("--find=7", "--find takes no value"),
+            ("7.2 7.3", "more than one"),
+            ("--all", "goes with --clean"),
+        ] {
+            assert!(line(parse(wrong)).contains(word), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn caches_that_make_cannot_cope_with_are_refused() {
+        let cache = |dir: &str| {
+            let options = Options {
+                cache: Some(dir.into()),
+                ..Options::default()
+            };
+            options.cache()
+        };
+        assert_eq!(cache("/a/b"), Ok("/a/b".into()));
+        assert!(cache("relative").unwrap().is_absolute());
+        for bad in ["/a b", "/a:b", "/a%b", "/a$b", "/a#b"] {
+            assert!(line(cache(bad)).contains("choose another place"), "{bad}");
         }
     }
 }
