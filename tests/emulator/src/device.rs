@@ -305,7 +305,7 @@ impl fmt::Display for Event {
                 f,
                 "line state {value}: DTR {}, RTS {}",
                 value & 1,
-                value >> 1 & 1
+                (value >> 1) & 1
             ),
             Self::Command(command, k) => {
                 write!(f, "command '{}' for block {k}", char::from(command.byte()))

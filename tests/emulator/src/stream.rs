@@ -89,7 +89,7 @@ pub(crate) fn generator(seed: u64, purpose: u8, k: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     let mut generator = ChaCha8Rng::from_seed(key);
-    generator.set_stream(u64::from(purpose) << 56 | k);
+    generator.set_stream((u64::from(purpose) << 56) | k);
     generator
 }
 

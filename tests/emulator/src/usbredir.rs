@@ -148,7 +148,7 @@ impl EndpointInfo {
 
     /// The slot of an endpoint address.
     pub const fn slot(address: u8) -> usize {
-        ((address & 0x80) >> 3 | address & 0x0f) as usize
+        (((address & 0x80) >> 3) | (address & 0x0f)) as usize
     }
 }
 
@@ -956,7 +956,7 @@ impl Codec {
                 } else {
                     0
                 };
-                let length = high << 16 | low;
+                let length = (high << 16) | low;
                 return Some(body.data(kind, length).map(|data| Packet::Bulk {
                     endpoint,
                     status,

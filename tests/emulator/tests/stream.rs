@@ -70,7 +70,7 @@ fn blocks_are_chacha8() {
         (7, Command::NoiseTwo, 0x32, 70_000),
         (u64::MAX, Command::Noise, 0x6e, 1 << 40),
     ] {
-        let expected = chacha8(&key(seed), byte << 56 | k, BLOCK_LENGTH);
+        let expected = chacha8(&key(seed), (byte << 56) | k, BLOCK_LENGTH);
         assert!(
             block(seed, command, k)[..] == expected[..],
             "{command:?} {k}"
@@ -83,7 +83,7 @@ fn other_streams_of_a_seed_are_their_own() {
     assert_eq!(leftover(5, 100), chacha8(&key(5), 0x6c << 56, 100));
     assert_eq!(
         extra(5, Command::Entropy, 3, 100),
-        chacha8(&key(5), 0xf8 << 56 | 3, 100)
+        chacha8(&key(5), (0xf8 << 56) | 3, 100)
     );
 }
 
