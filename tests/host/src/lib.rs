@@ -2,7 +2,7 @@
 
 //! alrandom's pure files, compiled a second time, unchanged, and tested on the host.
 //!
-//! The driver's code is [`health`] itself. [`model`] says what it has to do, slowly; [`script`] runs
+//! The driver's code is `health` itself. `model` says what it has to do, slowly; [`script`] runs
 //! both side by side; [`catalogue`] finds out what becomes of a noise source that fails.
 
 pub mod catalogue;
