@@ -209,6 +209,12 @@ struct Inner {
     epoch: u32,
     /// Counts stops, so that a block from before one is not read after it.
     stops: u32,
+    /// Counts how often the device was given up.
+    failures: u32,
+    /// Why it was given up last.
+    last_failure: Error,
+    /// It was given up, and the read that noticed had bytes to return instead.
+    owed: bool,
     /// Readers asleep.
     sleepers: usize,
     /// A block has passed since the device came, and no health test has stopped it since.
@@ -287,6 +293,9 @@ impl Pool {
                 demands: Demands::default(),
                 epoch: 0,
                 stops: 0,
+                failures: 0,
+                last_failure: EIO,
+                owed: false,
                 sleepers: 0,
                 healthy: false,
             }),
@@ -316,6 +325,7 @@ impl Pool {
         inner.free = buffers;
         inner.driver = Some(driver);
         inner.demands = Demands::default();
+        inner.owed = false;
         self.set_state(&mut inner, State::Running);
         Ok(())
     }
@@ -337,7 +347,10 @@ impl Pool {
 
     /// All retries failed; readers get `error` after what is ready.
     pub(crate) fn fail(&self, error: Error) {
-        self.set_state(&mut self.inner.lock(), State::Failed(error));
+        let mut inner = self.inner.lock();
+        inner.failures = inner.failures.wrapping_add(1);
+        inner.last_failure = error;
+        self.set_state(&mut inner, State::Failed(error));
     }
 
     /// A health test stopped the source: what was ready is not to be trusted either.
@@ -378,6 +391,7 @@ impl Pool {
     pub(crate) fn publish(&self, block: Block) {
         let mut inner = self.inner.lock();
         if inner.driver.is_some() {
+            inner.owed = false;
             // There is room for all blocks of a device.
             let _ = inner.ready.push_back(block);
             self.readers.notify_all();
@@ -438,14 +452,15 @@ impl Pool {
     pub(crate) fn read(&self, to: &mut IovIterDest<'_>, nonblocking: bool) -> Result<usize> {
         let mut wanted = to.len().min(MAX_BYTES_USER_CAN_REQUEST);
         let mut done: usize = 0;
-        // Whether a device that was given up has been asked once more for this read.
-        let mut retried = false;
+        // How often the device had been given up when this read began.
+        let mut seen = None;
 
         let error = loop {
             if wanted == 0 {
                 return Ok(done);
             }
             let mut inner = self.inner.lock();
+            let seen = *seen.get_or_insert(inner.failures);
             let (copied, turn) = Self::turn(&mut inner, to, wanted);
             wanted = wanted.saturating_sub(copied);
             done = done.saturating_add(copied);
@@ -478,17 +493,25 @@ impl Pool {
                     }
                 }
                 Turn::Empty => match inner.state.error() {
-                    // Asking once more is worth it where the device was merely silent.
-                    Some(error) if matches!(inner.state, State::Failed(_)) && !retried => {
+                    // The next read gets the error.
+                    Some(error) if done > 0 => {
+                        inner.owed = true;
+                        break error;
+                    }
+                    // A device that was given up before this read is asked once more for it. That
+                    // it was given up is told to whoever waited for it, or comes next.
+                    Some(error) if matches!(inner.state, State::Failed(_)) => {
                         inner.demands.retry = true;
                         inner.wake_driver();
-                        if nonblocking || done > 0 {
+                        if nonblocking || inner.failures != seen || mem::take(&mut inner.owed) {
+                            inner.owed = false;
                             break error;
                         }
-                        retried = true;
                         self.set_state(&mut inner, State::Running);
                     }
                     Some(error) => break error,
+                    // Given up while this read waited, and being tried again already.
+                    None if inner.failures != seen && done == 0 => break inner.last_failure,
                     None if nonblocking => break EAGAIN,
                     None => {
                         inner.sleepers += 1;
