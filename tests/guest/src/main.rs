@@ -9,9 +9,16 @@
 
 mod support;
 
+mod concurrent;
 mod dd;
+mod hwrng;
+mod other_reads;
+mod polling;
 mod proc_info;
 mod read_table;
+mod stock_cdc_acm;
+mod unplug;
+mod wipe;
 
 use anyhow::{
     bail,
@@ -30,7 +37,18 @@ use support::{
 
 /// All tests, in the order in which they run: a reader of the results learns first what a stock
 /// kernel makes of the device, then the simple things, then the rest.
-const FILES: &[&[Test]] = &[dd::TESTS, read_table::TESTS, proc_info::TESTS];
+const FILES: &[&[Test]] = &[
+    stock_cdc_acm::TESTS,
+    dd::TESTS,
+    read_table::TESTS,
+    polling::TESTS,
+    other_reads::TESTS,
+    concurrent::TESTS,
+    proc_info::TESTS,
+    unplug::TESTS,
+    hwrng::TESTS,
+    wipe::TESTS,
+];
 
 /// Tests the alrandom module in the test machine, as root. Prints TAP.
 #[derive(Debug, Parser)]

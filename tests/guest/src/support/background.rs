@@ -28,6 +28,9 @@ use std::{
     time::Duration, //
 };
 
+/// How many times in a row a thread has to be seen asleep: it may sleep for a lock for a moment.
+const LOOKS: u32 = 5;
+
 /// A thread.
 pub(crate) struct Background<T> {
     /// Its id.
@@ -56,7 +59,8 @@ impl<T: Send + 'static> Background<T> {
         })
     }
 
-    /// Waits until it sleeps in the system call with this number ([`libc::SYS_read`] and the like).
+    /// Waits until it sleeps in the system call with this number ([`libc::SYS_read`] and the like),
+    /// and not only for a moment.
     ///
     /// # Errors
     ///
@@ -64,10 +68,13 @@ impl<T: Send + 'static> Background<T> {
     pub(crate) fn wait_until_asleep_in(&self, number: libc::c_long) -> Result<()> {
         let thread = self.thread.as_raw_nonzero();
         let path = format!("/proc/self/task/{thread}/syscall");
+        let mut asleep = 0;
         wait_until("a thread to sleep in a system call", || {
             // A thread that is not asleep has `running` in it, and one that has ended no such file.
             let text = fs::read_to_string(&path).unwrap_or_default();
-            text.split(' ').next() == Some(&number.to_string())
+            let there = text.split(' ').next() == Some(&number.to_string());
+            asleep = if there { asleep + 1 } else { 0 };
+            asleep == LOOKS
         })
     }
 

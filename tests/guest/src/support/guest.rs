@@ -10,7 +10,11 @@ use super::{
         run,
         Ended, //
     },
-    stream::Stream,
+    stream::{
+        blocks_of,
+        expect_all_but,
+        Stream, //
+    },
     usb::UsbDevice,
     wait::{
         wait_for,
@@ -21,6 +25,10 @@ use alpharng_emu::{
     control::{
         Client,
         Configure, //
+    },
+    fault::{
+        Fault,
+        Kind, //
     },
     stream::SourceSpec,
 };
@@ -162,15 +170,17 @@ impl Guest {
         Ok(device)
     }
 
-    /// Plugs device `k` in, and waits until the kernel knows it.
+    /// Plugs device `k` in, whose seed is [`Self::seed`] plus `k`, and waits until the kernel knows it.
     ///
     /// # Errors
     ///
     /// If that does not happen.
     pub(crate) fn plug_for_nobody(&mut self, k: usize) -> Result<UsbDevice> {
         if k > 0 {
+            let seed = self.seed + k as u64;
             self.emulator.device(k).configure(Configure {
                 serial: Some(serial(k)),
+                source: Some(SourceSpec::Seeded { seed }),
                 ..Configure::default()
             })?;
         }
@@ -296,6 +306,55 @@ impl Guest {
             same >= 5 && status.blocks > 0 && status.pending == 0
         })?;
         Ok(last.0)
+    }
+
+    /// Waits until the module is full, and has the device answer no command from then on. Returns the
+    /// index of the first block that does not come; those before it are ready.
+    ///
+    /// # Errors
+    ///
+    /// If the module does not become full.
+    pub(crate) fn fall_silent(&mut self) -> Result<u64> {
+        self.wait_until_full()?;
+        let next = self.emulator.device(0).status()?.next_block;
+        self.fall_silent_at(next, 0)?;
+        Ok(next)
+    }
+
+    /// Has the device leave `count` commands unanswered (all if 0) from the one for block `first` on.
+    ///
+    /// # Errors
+    ///
+    /// If that block is of the past.
+    pub(crate) fn fall_silent_at(&mut self, first: u64, count: u64) -> Result<()> {
+        self.log.announce("no complete answer in time");
+        let fault = Fault::at(first, Kind::Silent).count(count);
+        self.emulator.device(0).fault(fault)?;
+        Ok(())
+    }
+
+    /// Has the device answer again that has fallen silent at block `first`. Returns the blocks that
+    /// cannot come, or need not: the one behind the silence tells the module that it is over.
+    ///
+    /// # Errors
+    ///
+    /// The emulator's.
+    pub(crate) fn answer_again(&mut self, first: u64) -> Result<Vec<u64>> {
+        self.emulator.device(0).clear_faults()?;
+        let next = self.emulator.status()?.next_block;
+        Ok((first..=next + 1).collect())
+    }
+
+    /// Checks that `bytes`, all that was read from the first on, are whole blocks of the stream in
+    /// their order (only the last may be cut short), and that none is left out but those in `missing`,
+    /// which need not be left out.
+    ///
+    /// # Errors
+    ///
+    /// If they are not.
+    pub(crate) fn expect_stream_but(&mut self, bytes: &[u8], missing: &[u64]) -> Result<()> {
+        let sent = self.emulator.device(0).status()?.next_block;
+        expect_all_but(&blocks_of(self.seed, sent, bytes)?, 1, missing)
     }
 
     /// Removes the stock serial driver, and keeps it from coming back by hot-plug.

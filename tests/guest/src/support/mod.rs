@@ -12,6 +12,8 @@ pub(crate) mod runner;
 pub(crate) mod stream;
 pub(crate) mod sys;
 pub(crate) mod test;
+pub(crate) mod tty;
+pub(crate) mod uring;
 pub(crate) mod usb;
 pub(crate) mod wait;
 

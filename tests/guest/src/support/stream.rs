@@ -60,6 +60,13 @@ impl Stream {
         self.ready.drain(..count).collect()
     }
 
+    /// The next whole block, where no bytes of the one before are left.
+    pub(crate) fn take_block(&mut self) -> Box<[u8]> {
+        assert!(self.ready.is_empty() && self.used == BLOCK);
+        self.next += 1;
+        Box::new(block(self.seed, Command::Entropy, self.next - 1))
+    }
+
     /// Checks that `bytes` are what comes next.
     ///
     /// # Errors

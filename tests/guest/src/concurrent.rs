@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Many readers at once: each byte of the stream goes to exactly one of them.
+
+use crate::support::{
+    tests,
+    Background,
+    Guest,
+    Node,
+    Stream,
+    Test,
+    BLOCK, //
+};
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use std::{
+    collections::HashMap,
+    sync::{
+        atomic::{
+            AtomicUsize,
+            Ordering, //
+        },
+        Arc, //
+    },
+};
+
+/// The tests of this file.
+pub(crate) const TESTS: &[Test] = tests![
+    eight_readers_of_100_mb_get_every_byte_once,
+    odd_sizes_get_every_byte_once,
+    readers_of_one_file_get_every_byte_once,
+];
+
+/// Blocks that are read at the end by one reader alone: more than the module has, so that no block is
+/// left that was begun.
+const REST: usize = 8;
+
+/// Has a reader for each of `sizes` read so many bytes at a time, until they have read `total` bytes
+/// together, and gives every read to what `each` makes for the reader. Returns these.
+///
+/// The readers use files of their own, or share `file`.
+fn read_at_once<T: Default + Send + 'static>(
+    sizes: &[usize],
+    total: usize,
+    file: Option<&Node>,
+    each: fn(&mut T, &[u8]),
+) -> Result<Vec<T>> {
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut readers = Vec::new();
+    for size in sizes.iter().copied() {
+        let node = file.map_or_else(Node::open, |node| Ok(node.clone()))?;
+        let done = done.clone();
+        readers.push(Background::start(move || -> Result<T> {
+            let mut result = T::default();
+            let mut bytes = vec![0; size];
+            while done.fetch_add(size, Ordering::Relaxed) < total {
+                let got = rustix::io::read(&node, &mut bytes[..]).context("read(2)")?;
+                ensure!(got == size, "{got} bytes where {size} were asked for");
+                each(&mut result, &bytes);
+            }
+            Ok(result)
+        })?);
+    }
+    readers.into_iter().map(|reader| reader.join()?).collect()
+}
+
+/// Words of 8 bytes, counted and summed up so that neither their order nor their reader matters.
+///
+/// All words of a stream of random bytes are different, in practice. So if two such sums are equal, the
+/// same words went into both, each as often: a word that is lost, doubled or torn makes another sum,
+/// but for one chance in 2^64.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Words {
+    /// How many.
+    count: u64,
+    /// The sum of their scrambled values.
+    sum: u64,
+}
+
+impl Words {
+    /// Adds the words of `bytes`.
+    fn add(&mut self, bytes: &[u8]) {
+        for word in bytes.chunks_exact(8) {
+            let mut word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+            // A permutation that is not linear (splitmix64), so that halves of two words that have
+            // changed places are noticed.
+            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            self.count += 1;
+            self.sum = self.sum.wrapping_add(word ^ (word >> 31));
+        }
+    }
+}
+
+/// Eight readers at once, 100 MB in all. Their sizes are multiples of 8, and so is a block's, so each
+/// aligned word of 8 bytes goes to one reader; see [`Words`].
+fn eight_readers_of_100_mb_get_every_byte_once(guest: &mut Guest) -> Result<()> {
+    const SIZES: [usize; 8] = [16, 104, 1000, 4096, 16_000, 32_768, 65_536, 100_000];
+    let node = guest.start()?;
+
+    let sums = read_at_once::<Words>(&SIZES, 100_000_000, None, Words::add)?;
+    let mut words = Words::default();
+    for sum in sums {
+        words.count += sum.count;
+        words.sum = words.sum.wrapping_add(sum.sum);
+    }
+    ensure!(words.count * 8 >= 99_000_000, "only {} words", words.count);
+    // Up to the end of a block.
+    let read = usize::try_from(words.count)? * 8;
+    let rest = REST * BLOCK - read % BLOCK;
+    words.add(&node.read_all(rest)?);
+
+    let mut expected = Words::default();
+    let mut stream = guest.stream();
+    for _ in 0..(read + rest) / BLOCK {
+        expected.add(&stream.take_block());
+    }
+    ensure!(words == expected, "bytes are lost, doubled or mixed up");
+    Ok(())
+}
+
+/// Every read of one reader.
+type Reads = Vec<Vec<u8>>;
+
+/// Checks that the bytes of `reads`, in whatever order, are the next bytes of `stream`, each once.
+///
+/// A read is made of pieces, each of which is in one block, and goes on to the block's end or is the
+/// read's last. A piece of at least 15 bytes has an aligned word of 8 bytes of the stream in it,
+/// which tells its place. The few bytes of shorter pieces are only counted, by their values.
+fn expect_every_byte_once(stream: &mut Stream, reads: &[Vec<u8>]) -> Result<()> {
+    let total = reads.iter().map(Vec::len).sum();
+    let sent = stream.take(total);
+    let words: HashMap<_, usize> = sent.chunks_exact(8).zip((0..).step_by(8)).collect();
+    let mut times = vec![0_u8; total];
+    let mut unplaced = [0_usize; 256];
+    for read in reads {
+        let mut at = 0;
+        while at < read.len() {
+            let rest = &read[at..];
+            let place = rest
+                .windows(8)
+                .take(8)
+                .enumerate()
+                .find_map(|(ahead, word)| {
+                    let start = words.get(word)?.checked_sub(ahead)?;
+                    (sent[start..start + ahead] == rest[..ahead]).then_some(start)
+                });
+            let Some(start) = place else {
+                unplaced[usize::from(rest[0])] += 1;
+                at += 1;
+                continue;
+            };
+            let end = (start / BLOCK + 1) * BLOCK;
+            let piece = sent[start..end.min(total)].iter().zip(rest);
+            let length = piece.take_while(|(is, should)| is == should).count();
+            times[start..start + length]
+                .iter_mut()
+                .for_each(|t| *t += 1);
+            at += length;
+        }
+    }
+
+    let mut missing = [0_usize; 256];
+    for (place, (times, byte)) in times.iter().zip(&sent).enumerate() {
+        ensure!(
+            *times < 2,
+            "byte {} of block {} (from the first delivered) came {times} times",
+            place % BLOCK,
+            place / BLOCK
+        );
+        missing[usize::from(*byte)] += usize::from(*times == 0);
+    }
+    let small: usize = unplaced.iter().sum();
+    ensure!(
+        small < total / 100,
+        "{small} bytes are in no place of the stream"
+    );
+    ensure!(
+        unplaced == missing,
+        "bytes are lost, or are none of the stream"
+    );
+    Ok(())
+}
+
+/// Eight readers at once with sizes that are multiples of nothing: each byte once.
+fn odd_sizes_get_every_byte_once(guest: &mut Guest) -> Result<()> {
+    const SIZES: [usize; 8] = [17, 101, 999, 4097, 15_999, 16_001, 65_537, 99_999];
+    let node = guest.start()?;
+    let keep = |reads: &mut Reads, bytes: &[u8]| reads.push(bytes.to_vec());
+    let mut reads = read_at_once(&SIZES, 5_000_000, None, keep)?.concat();
+    reads.push(node.read_all(REST * BLOCK)?);
+    expect_every_byte_once(&mut guest.stream(), &reads)
+}
+
+/// So it is where the readers share one open file, among them some with the same size.
+fn readers_of_one_file_get_every_byte_once(guest: &mut Guest) -> Result<()> {
+    const SIZES: [usize; 6] = [23, 23, 4099, 20_011, 20_011, 99_991];
+    let node = guest.start()?;
+    let keep = |reads: &mut Reads, bytes: &[u8]| reads.push(bytes.to_vec());
+    let mut reads = read_at_once(&SIZES, 2_000_000, Some(&node), keep)?.concat();
+    reads.push(node.read_all(REST * BLOCK)?);
+    expect_every_byte_once(&mut guest.stream(), &reads)
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The source in the kernel's hardware-RNG core: `/dev/hwrng` and `/sys/class/misc/hw_random`.
+
+use crate::support::{
+    process::{
+        attempt,
+        run,
+        shell, //
+    },
+    tests,
+    wait::wait_for_exit,
+    wait_until,
+    Guest,
+    Test,
+    PATIENCE, //
+};
+use anyhow::{
+    bail,
+    ensure,
+    Result, //
+};
+use std::{
+    collections::HashSet,
+    fs,
+    process::{
+        Child,
+        Command,
+        Stdio, //
+    },
+    thread,
+    time::Duration, //
+};
+
+/// The tests of this file.
+pub(crate) const TESTS: &[Test] = tests![
+    listed_while_a_healthy_device_is_there,
+    hwrng_gives_the_device_s_bytes,
+    quality_follows_the_min_entropy,
+    quality_can_be_set_and_0_leaves_the_source_out,
+    the_kernel_s_own_thread_reads,
+    unplug_while_hwrng_is_read,
+    unload_while_hwrng_is_read,
+    nonblocking_reads_do_not_wait,
+];
+
+/// Where the core shows its sources.
+const CORE: &str = "/sys/class/misc/hw_random";
+
+/// Whether the source is listed.
+fn is_listed() -> bool {
+    fs::read_to_string(format!("{CORE}/rng_available"))
+        .is_ok_and(|list| list.split_whitespace().any(|name| name == "alrandom"))
+}
+
+/// What a file of the core says.
+fn core(file: &str) -> Result<String> {
+    Ok(fs::read_to_string(format!("{CORE}/{file}"))?.trim().into())
+}
+
+/// Starts a program that reads `/dev/hwrng`, and gives it the time to do so.
+fn read_hwrng() -> Result<Child> {
+    let reader = Command::new("cat")
+        .arg("/dev/hwrng")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    thread::sleep(Duration::from_millis(100));
+    Ok(reader)
+}
+
+/// Waits until the reader has ended, which it does by itself when its source is gone.
+fn ended(reader: &mut Child) -> Result<()> {
+    let status = wait_for_exit(reader, PATIENCE)?;
+    if status.is_none() {
+        reader.kill()?;
+        bail!("a reader of /dev/hwrng does not end");
+    }
+    Ok(())
+}
+
+/// Listed from the first good block on, until the device goes.
+fn listed_while_a_healthy_device_is_there(guest: &mut Guest) -> Result<()> {
+    guest.load_with_hwrng(&[])?;
+    ensure!(!is_listed(), "listed without a device");
+    guest.plug()?;
+    wait_until("the source to be listed", is_listed)?;
+    ensure!(core("rng_current")? == "alrandom");
+    guest.unplug()?;
+    wait_until("the source to be gone", || !is_listed())?;
+    guest.replug()?;
+    wait_until("the source to be listed again", is_listed)?;
+    guest.unload()?;
+    ensure!(!is_listed(), "listed without the module");
+    Ok(())
+}
+
+/// `/dev/hwrng` gives bytes of the device's stream, and none of them twice.
+fn hwrng_gives_the_device_s_bytes(guest: &mut Guest) -> Result<()> {
+    guest.plug()?;
+    guest.load_with_hwrng(&[])?;
+    wait_until("the source to be listed", is_listed)?;
+    let bytes = run(&[
+        "dd",
+        "if=/dev/hwrng",
+        "bs=4096",
+        "count=20",
+        "iflag=fullblock",
+    ])?
+    .bytes;
+    ensure!(bytes.len() == 20 * 4096);
+
+    // The core hands its buffer out from the end, so the order is its own: words are looked up.
+    let mut stream = guest.stream();
+    let taken = stream.take(12 * crate::support::BLOCK);
+    let known: HashSet<&[u8]> = taken.windows(4).collect();
+    let strange = bytes
+        .chunks_exact(4)
+        .filter(|word| !known.contains(word))
+        .count();
+    // A word of four bytes can lie across the end of one of the core's reads, of 64 bytes at most.
+    ensure!(
+        strange <= bytes.len() / 64 + 1,
+        "{strange} of {} words are not the device's",
+        bytes.len() / 4
+    );
+    let distinct: HashSet<&[u8]> = bytes.chunks_exact(16).collect();
+    ensure!(distinct.len() == bytes.len() / 16, "bytes came twice");
+    Ok(())
+}
+
+/// Quality is 128 (of 1024) for each bit of assessed min-entropy per byte.
+fn quality_follows_the_min_entropy(guest: &mut Guest) -> Result<()> {
+    guest.plug()?;
+    for (min_entropy, quality) in [(1, "128"), (6, "768"), (8, "1024")] {
+        guest.load_with_hwrng(&[&format!("minEntropy={min_entropy}")])?;
+        wait_until("the source to be listed", is_listed)?;
+        ensure!(core("rng_quality")? == quality, "{}", core("rng_quality")?);
+        guest.unload()?;
+    }
+    Ok(())
+}
+
+/// `hwrngQuality` sets it; with 0 the source is not there although bytes are.
+fn quality_can_be_set_and_0_leaves_the_source_out(guest: &mut Guest) -> Result<()> {
+    guest.plug()?;
+    guest.load_with_hwrng(&["hwrngQuality=500"])?;
+    wait_until("the source to be listed", is_listed)?;
+    ensure!(core("rng_quality")? == "500");
+    guest.unload()?;
+
+    guest.load_with_hwrng(&["hwrngQuality=0"])?;
+    run(&[
+        "dd",
+        "if=/dev/alrandom",
+        "of=/dev/null",
+        "bs=16000",
+        "count=20",
+    ])?;
+    ensure!(!is_listed());
+    guest.unload()?;
+
+    let refused = guest.try_to_load(&["hwrngQuality=1025"])?;
+    guest.log.announce("hwrngQuality");
+    ensure!(!refused.success);
+    Ok(())
+}
+
+/// The kernel's thread feeds the kernel's pool by itself: bytes go missing from the stream that
+/// nobody in user space has read.
+fn the_kernel_s_own_thread_reads(guest: &mut Guest) -> Result<()> {
+    guest.plug()?;
+    guest.load_with_hwrng(&[])?;
+    wait_until("the source to be listed", is_listed)?;
+    ensure!(
+        !shell("pgrep -x hwrng || ps -e | grep -w hwrng || true")?
+            .stdout
+            .is_empty(),
+        "the kernel has no thread for it"
+    );
+    wait_until("the first bytes of the stream to be gone", || {
+        let read = run(&["dd", "if=/dev/alrandom", "bs=64", "count=1"]);
+        let mut stream = guest.stream();
+        read.is_ok_and(|dd| stream.expect(&dd.bytes).is_err())
+    })
+}
+
+/// An unplug ends a read of `/dev/hwrng` and is not held up by it; the next device serves it again.
+fn unplug_while_hwrng_is_read(guest: &mut Guest) -> Result<()> {
+    guest.load_with_hwrng(&[])?;
+    guest.plug()?;
+    for _ in 0..5 {
+        wait_until("the source to be listed", is_listed)?;
+        let mut reader = read_hwrng()?;
+        guest.unplug()?;
+        ended(&mut reader)?;
+        wait_until("the source to be gone", || !is_listed())?;
+        guest.replug()?;
+    }
+    Ok(())
+}
+
+/// So does unloading the module.
+fn unload_while_hwrng_is_read(guest: &mut Guest) -> Result<()> {
+    guest.plug()?;
+    for _ in 0..5 {
+        guest.load_with_hwrng(&[])?;
+        wait_until("the source to be listed", is_listed)?;
+        let mut reader = read_hwrng()?;
+        guest.unload()?;
+        ended(&mut reader)?;
+    }
+    Ok(())
+}
+
+/// A read that must not wait gets what is ready, or `EAGAIN`.
+fn nonblocking_reads_do_not_wait(guest: &mut Guest) -> Result<()> {
+    use alpharng_emu::fault::{
+        Fault,
+        Kind, //
+    };
+
+    guest.plug()?;
+    guest.load_with_hwrng(&[])?;
+    wait_until("the source to be listed", is_listed)?;
+    guest.wait_until_full()?;
+    // From now on the device is silent: what is ready can be read, then there is nothing.
+    guest.log.announce("no complete answer in time");
+    let silence = Fault::next(Kind::Silent).count(0);
+    guest.emulator.device(0).fault(silence)?;
+    let dd = attempt(&[
+        "dd",
+        "if=/dev/hwrng",
+        "of=/dev/null",
+        "bs=64",
+        "count=100000",
+        "iflag=nonblock",
+    ])?;
+    ensure!(!dd.success, "100000 reads of a silent device");
+    ensure!(
+        dd.stderr.contains("Resource temporarily unavailable"),
+        "{}",
+        dd.stderr
+    );
+    Ok(())
+}
