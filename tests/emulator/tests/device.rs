@@ -173,6 +173,14 @@ fn too_small_a_read_is_babble() {
         (Outcome::Babble, 10)
     );
     assert!(host.read_now(16384).data == x(2)[512..]);
+    // Even where there is no room at all.
+    host.write_now(b"x");
+    let completion = host.read_now(0);
+    assert_eq!(
+        (completion.outcome, completion.length),
+        (Outcome::Babble, 0)
+    );
+    assert!(host.read_now(16384).data == x(3)[512..]);
 }
 
 #[test]
@@ -442,6 +450,15 @@ fn halts_by_the_host() {
     host.clear_halt(addresses[0]);
     assert!(host.read_now(16384).data == x(0));
     assert_eq!(host.device.status().cleared_halts, 2);
+    // A bus reset ends halts.
+    for address in addresses {
+        host.control(setup(0x02, 3, 0, address.into(), 0), &[]);
+    }
+    host.device.bus_reset();
+    let status = host.device.status();
+    assert!(!status.halted_in && !status.halted_out);
+    assert_eq!((status.configured, status.resets), (false, 1));
+    host.control(Setup::set_configuration(1), &[]);
     // A new configuration ends halts, and so does selecting the data interface's setting.
     for end in [Setup::set_configuration(1), Setup::set_interface(1, 0)] {
         for address in addresses {

@@ -131,6 +131,34 @@ fn made_ahead_is_the_same() {
 }
 
 #[test]
+fn what_is_made_ahead_is_used() {
+    let mut source = Source::new(SourceSpec::Seeded { seed: 3 }).unwrap();
+    let prepare = |source: &mut Source| {
+        let mut count = 0;
+        while source.wants_to_prepare() {
+            source.prepare();
+            count += 1;
+        }
+        count
+    };
+    assert_eq!(
+        prepare(&mut source),
+        0,
+        "nobody knows what will be asked for"
+    );
+    source.take(Command::Entropy, 0).unwrap();
+    let all = prepare(&mut source);
+    assert!(all > 1);
+    // One is taken, one has to be made.
+    source.take(Command::Entropy, 1).unwrap();
+    assert_eq!(prepare(&mut source), 1);
+    // Another command's block of the same index is none of those.
+    let made = source.take(Command::Noise, 2).unwrap();
+    assert!(*made == block(3, Command::Noise, 2));
+    assert_eq!(prepare(&mut source), all);
+}
+
+#[test]
 fn the_operating_systems_source_differs_each_time() {
     let source = Source::new(SourceSpec::Os).unwrap();
     let blocks = [(); 4].map(|()| source.make(Command::Entropy, 0).unwrap());
