@@ -18,6 +18,8 @@
 //! decisions: it does no I/O, allocates nothing, never panics, and knows no kernel type. The tests on
 //! the host compile it a second time, unchanged.
 
+#![deny(unsafe_code)]
+
 use core::fmt;
 
 /// Data bytes in one block: an answer of the device without its status byte.

@@ -324,6 +324,63 @@ fn failure_ends_the_stream() {
     }
 }
 
+/// What is counted as failures in a row, and what ends the count.
+///
+/// Events: H healthy block, U untested block, F failure of the device, R restart, A another device.
+/// Decisions: `d` deliver, `s` thrown away for the start-up test, `x` discarded, `!` stop, `-` none.
+#[test]
+fn failures_in_a_row() {
+    for (events, decisions) in [
+        ("FFF", "xx!"),
+        ("HHFFF", "sdxx!"),
+        // Start-up tests that pass deliver nothing: the row goes on.
+        ("HHFHFHF", "sdxsxs!"),
+        // A delivery ends it, tested or not.
+        ("HHFHHFHHFHHFFF", "sdxsdxsdxsdxx!"),
+        ("UUFUUFUUFUUFFF", "sdxsdxsdxsdxx!"),
+        ("UUFUFUF", "sdxsxs!"),
+        // So do a restart and another device.
+        ("FFRFFF", "xx-xx!"),
+        ("FFAFFF", "xx-xx!"),
+        ("FFFRHH", "xx!-sd"),
+        ("FFFAHH", "xx!-sd"),
+        // Nothing else ends a stop.
+        ("FFFHHUUF", "xx!!!!!!"),
+        // The start-up test is due after a restart, and after untested blocks, but not before them.
+        ("HHRHH", "sd-sd"),
+        ("HUUHH", "sddsd"),
+        ("RUUU", "-sdd"),
+    ] {
+        let mut health = Health::new(MinEntropy::new(6).unwrap());
+        let decided: String = events
+            .chars()
+            .enumerate()
+            .map(|(seed, event)| {
+                let decision = match event {
+                    'H' => health.test_block(&background_block(seed)),
+                    'U' => health.untested_block(),
+                    'F' => health.device_failure(4),
+                    'R' => {
+                        health.restart();
+                        return '-';
+                    }
+                    _ => {
+                        health.attach();
+                        return '-';
+                    }
+                };
+                match decision {
+                    Decision::Deliver => 'd',
+                    Decision::Discard(Why::StartUp) => 's',
+                    Decision::Discard(Why::Failure(_)) => 'x',
+                    Decision::Stop(_) => '!',
+                }
+            })
+            .collect();
+        assert_eq!(decided, decisions, "{events}");
+    }
+}
+
 /// The sixteen blocks before are remembered, and not the seventeenth.
 #[test]
 fn repeated_block_is_seen_sixteen_blocks_long() {
