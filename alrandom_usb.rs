@@ -134,6 +134,8 @@ impl Driver for AlphaRngDriver {
         let tx = Urb::new(device, bulk_out, trigger.clone())?;
         let command = SensitiveBuffer::new(1)?;
         let wake = trigger.clone();
+        let mut health = Health::new(min_entropy());
+        health.attach();
         let rng = Arc::pin_init(
             try_pin_init!(AlphaRng {
                 source: self.source.clone(),
@@ -149,7 +151,7 @@ impl Driver for AlphaRngDriver {
                     command: Some(command),
                     origin: Instant::now(),
                     protocol: Protocol::new(0),
-                    health: Health::new(min_entropy()),
+                    health,
                     answers: 0,
                     paused: false,
                     clear_rx: false,
@@ -690,6 +692,7 @@ impl Engine {
         if let Some(report) = &mut *report {
             report.answers = self.answers;
             report.vendor = *self.health.vendor();
+            report.min_entropy = min_entropy().get();
             report.health = Some(self.health.statistics());
         }
     }

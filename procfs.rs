@@ -31,6 +31,8 @@ pub(crate) struct Report {
     pub(crate) answers: u64,
     /// The numbers of the vendor layer.
     pub(crate) vendor: VendorStatistics,
+    /// The assessed min-entropy that the cutoffs are for, in bits per byte.
+    pub(crate) min_entropy: u32,
     /// The numbers of the SP 800-90B layer.
     pub(crate) health: Option<Statistics>,
 }
@@ -111,7 +113,7 @@ impl Show for Health {
             State::Untested => seq_print!(file, "state: tests disabled\n"),
             State::Stopped(failure) => seq_print!(file, "state: stopped, {}\n", failure),
         }
-        seq_print!(file, "min_entropy: {}\n", crate::MIN_ENTROPY.get());
+        seq_print!(file, "min_entropy: {}\n", report.min_entropy);
         seq_print!(file, "samples: {}\n", health.samples);
         seq_print!(file, "rct_failures: {}\n", health.rct_failures);
         seq_print!(file, "apt_failures: {}\n", health.apt_failures);

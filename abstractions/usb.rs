@@ -86,7 +86,7 @@ impl DeviceId {
 // SAFETY: The entries are never changed.
 unsafe impl Sync for DeviceId {}
 
-/// Makes the aliases of a table of [`DeviceId`]s known to `modpost`, so that the module is loaded
+/// Makes the aliases of a table of `DeviceId`s known to `modpost`, so that the module is loaded
 /// when such a device is plugged in.
 #[macro_export]
 macro_rules! usb_device_table {

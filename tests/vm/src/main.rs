@@ -80,7 +80,7 @@ const METADATA_SCRIPT: &str =
 const FIND_SCRIPT: &str = "\"$1\" --cache \"$2\" --find \"$3\" > \"$4\"";
 
 /// Builds the module, inside the root: `sh SOURCES FOLDER`.
-const MODULE_SCRIPT: &str = "make -C \"$2\" M=\"$1\" modules";
+const MODULE_SCRIPT: &str = include_str!("module.sh");
 
 /// Boots a stock kernel with a virtual AlphaRNG plugged in.
 #[derive(Parser)]
