@@ -16,6 +16,8 @@ mod cdc;
 mod chardev;
 mod health;
 mod hwrng;
+#[cfg(CONFIG_KUNIT = "y")]
+mod kunit;
 mod pool;
 mod procfs;
 mod protocol;
