@@ -53,8 +53,22 @@ const REPORTS: [&str; 26] = [
 pub struct Report {
     /// The test that was marked as running then.
     pub test: Option<String>,
+    /// The test whose end had been marked last.
+    pub after: Option<String>,
+    /// How many ends had been marked.
+    ends: usize,
     /// The line.
     pub line: String,
+}
+
+impl Report {
+    /// What there is to say about it.
+    pub fn text(&self) -> String {
+        match (&self.test, &self.after) {
+            (None, Some(after)) => format!("the kernel reported, after {after}: {}", self.line),
+            _ => format!("the kernel reported: {}", self.line),
+        }
+    }
 }
 
 /// The console's lines so far.
@@ -66,10 +80,12 @@ pub struct Console {
     lines: Lines,
     /// The test that is marked as running.
     running: Option<String>,
-    /// The test whose end was marked last.
-    ended: Option<String>,
+    /// The tests whose ends were marked, in this order.
+    ended: Vec<String>,
     /// Reports that have not been taken.
     reports: Vec<Report>,
+    /// Whether the tests have turned out to leave no marks, so that none is to be waited for.
+    pub unmarked: bool,
 }
 
 impl Console {
@@ -80,11 +96,13 @@ impl Console {
                 self.running = Some(name.trim().to_string());
             } else if let Some(name) = mark.strip_prefix("end ") {
                 self.running = None;
-                self.ended = Some(name.trim().to_string());
+                self.ended.push(name.trim().to_string());
             }
         } else if REPORTS.iter().any(|report| line.contains(report)) {
             self.reports.push(Report {
                 test: self.running.clone(),
+                after: self.ended.last().cloned(),
+                ends: self.ended.len(),
                 line: line.trim().to_string(),
             });
         }
@@ -117,15 +135,21 @@ impl Console {
 
     /// The test whose end was marked last.
     pub fn ended(&self) -> Option<&str> {
-        self.ended.as_deref()
+        self.ended.last().map(String::as_str)
     }
 
-    /// The reports since the last call that are not of a test after `name`: a fast one may have begun.
-    pub fn take_reports_until(&mut self, name: &str) -> Vec<Report> {
-        let later = |report: &Report| report.test.as_deref().is_some_and(|test| test != name);
-        let (keep, take) = std::mem::take(&mut self.reports)
+    /// Whether the end of the test `name` was marked.
+    pub fn has_ended(&self, name: &str) -> bool {
+        self.ended.iter().any(|ended| ended == name)
+    }
+
+    /// The reports since the last call that came before the marked end of the test `name`, as others may
+    /// have run since. Without such a mark, all.
+    pub fn take_reports_of(&mut self, name: &str) -> Vec<Report> {
+        let end = self.ended.iter().rposition(|ended| ended == name);
+        let (take, keep) = std::mem::take(&mut self.reports)
             .into_iter()
-            .partition(later);
+            .partition(|report| end.is_none_or(|end| report.ends <= end));
         self.reports = keep;
         take
     }
@@ -201,6 +225,37 @@ mod tests {
                 (None, "[1.0] WARNING: before".into()),
                 (Some("two".into()), "[1.4] BUG: in two".into()),
                 (None, "[1.6] Oops: after".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_comes_after_the_end_of_a_test_is_left_for_the_next() {
+        let mut console = Console::default();
+        console.push(
+            b"BUG: 0\nalrandom-test: start one\nBUG: 1\nalrandom-test: end one\nBUG: 2\n\
+              alrandom-test: start two\nBUG: 3\nalrandom-test: end two\nBUG: 4\n\
+              alrandom-test: start three\nBUG: 5\n",
+        );
+        let mut take = |name| -> Vec<String> {
+            let reports = console.take_reports_of(name);
+            reports.iter().map(|report| report.line.clone()).collect()
+        };
+        assert_eq!(take("one"), ["BUG: 0", "BUG: 1"]);
+        assert_eq!(take("two"), ["BUG: 2", "BUG: 3"]);
+        assert_eq!(take("three"), ["BUG: 4", "BUG: 5"]);
+    }
+
+    #[test]
+    fn a_report_between_two_tests_says_after_which() {
+        let mut console = Console::default();
+        console.push(b"alrandom-test: end one\nBUG: 2\nalrandom-test: start two\nBUG: 3\n");
+        let texts: Vec<_> = console.take_reports().iter().map(Report::text).collect();
+        assert_eq!(
+            texts,
+            [
+                "the kernel reported, after one: BUG: 2",
+                "the kernel reported: BUG: 3"
             ]
         );
     }

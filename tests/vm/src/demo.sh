@@ -4,7 +4,7 @@
 say() { printf '\n# %s\n' "$*"; }
 show() {
 	printf '$ %s\n' "$*"
-	sh -c "$*"
+	sh -c "$*" 2>&1
 }
 
 set -e

@@ -3,7 +3,10 @@
 //! Runs the guest's tests, over as many boots as it takes, and says how each of them ended.
 
 use crate::{
-    console::Console,
+    console::{
+        Console,
+        Report, //
+    },
     frame::{
         Frame,
         Job, //
@@ -93,9 +96,7 @@ impl Tracker {
                 Step::Started
             }
             Line::Diagnostic(text) | Line::Other(text) => {
-                if self.running.is_some() {
-                    self.diagnostics.push(text);
-                }
+                self.diagnostics.push(text);
                 Step::None
             }
             Line::BailOut(text) => {
@@ -109,26 +110,35 @@ impl Tracker {
                     return Step::Ended(name, Some(why));
                 };
                 self.left.remove(index);
-                let said = std::mem::take(&mut self.diagnostics).join("\n      ");
+                let said = std::mem::take(&mut self.diagnostics);
                 let why = if said.is_empty() {
                     "it said no more than `not ok`".to_string()
                 } else {
-                    said
+                    said.join("\n      ")
                 };
                 Step::Ended(name, (!passed).then_some(why))
             }
         }
     }
 
-    /// The test to blame when the tests do not go on: `marked` in the kernel's log as running, else
-    /// the one that runs by the output, else the next, whose beginning got lost.
-    fn culprit(&self, marked: Option<&str>) -> Option<String> {
-        let left = |name: &&str| self.left.iter().any(|left| left == name);
-        marked
-            .filter(left)
-            .or(self.running.as_deref().filter(left))
-            .or(self.left.front().map(String::as_str))
-            .map(str::to_string)
+    /// What has been said about the test that runs, to be added to a reason.
+    fn said(&self) -> String {
+        let lines = self.diagnostics.iter();
+        lines.map(|line| format!("\n      {line}")).collect()
+    }
+
+    /// The test to blame when the tests do not go on. The kernel's log is believed first: the test that is
+    /// marked as `running`, or else the one after that which is marked as `ended` last, if its result got
+    /// lost. Then the output; and last the order, for a beginning may have got lost too.
+    fn culprit(&self, running: Option<&str>, ended: Option<&str>) -> Option<String> {
+        let index = |name: &str| self.left.iter().position(|left| left == name);
+        let index = running
+            .and_then(index)
+            .or(ended.and_then(index).map(|index| index + 1))
+            .or(self.running.as_deref().and_then(index))
+            .unwrap_or(0);
+        // If the last one's result got lost, there is none after it.
+        self.left.get(index).or(self.left.back()).cloned()
     }
 }
 
@@ -138,6 +148,8 @@ enum End {
     Complete,
     /// This one keeps the rest from running, because of this.
     Culprit(String, String),
+    /// The program ended before any test began, because of this: it will not fare better the next time.
+    Broken(String),
 }
 
 /// A run of the tests.
@@ -171,24 +183,20 @@ impl Suite<'_> {
             let logs = Logs::new(self.logs, number);
             let console_log = logs.console.clone();
             let mut machine = (self.boot)(logs)?;
-            let before = tracker.left.len();
-            let mut started = false;
-            match self.one_boot(&mut machine, &mut tracker, number, &mut started)? {
+            match self.one_boot(&mut machine, &mut tracker, number)? {
                 End::Complete => return Ok(()),
                 End::Culprit(name, why) => {
                     self.ended(&name, Some(why), None, &console_log);
                     tracker.left.retain(|left| *left != name);
                 }
+                End::Broken(why) => {
+                    for name in std::mem::take(&mut tracker.left) {
+                        self.ended(&name, Some(why.clone()), None, &console_log);
+                    }
+                }
             }
             tracker.running = None;
             tracker.diagnostics.clear();
-            // Tests that do not even begin will not do so the next time: the program itself is broken.
-            if !started && tracker.left.len() + 1 == before {
-                for name in std::mem::take(&mut tracker.left) {
-                    let why = "did not run: the tests do not start".to_string();
-                    self.ended(&name, Some(why), None, &console_log);
-                }
-            }
         }
         Ok(())
     }
@@ -224,14 +232,13 @@ impl Suite<'_> {
         machine: &mut Machine,
         tracker: &mut Tracker,
         number: u32,
-        started: &mut bool,
     ) -> Result<End> {
         let log = machine.logs.console.clone();
         let mut output = File::create(self.logs.join(format!("tests-{number}.log")))?;
         let mut console = Console::default();
         console.read(&log);
         for report in console.take_reports() {
-            self.ended("boot", Some(report.line), None, &log);
+            self.ended("boot", Some(report.text()), None, &log);
         }
         let mut argv = vec![self.program.to_string()];
         argv.extend(tracker.left.iter().cloned());
@@ -243,7 +250,8 @@ impl Suite<'_> {
         let failed_before = self.summary.failed.len();
         let mut lines = Lines::default();
         let mut since = Instant::now();
-        loop {
+        let mut started = false;
+        let why = loop {
             match machine.event() {
                 Event::Frame(Frame::Stdout(bytes)) => {
                     output.write_all(&bytes)?;
@@ -252,12 +260,13 @@ impl Suite<'_> {
                             Step::None => (),
                             Step::Started => {
                                 since = Instant::now();
-                                *started = true;
+                                started = true;
                             }
                             Step::Ended(name, why) => {
                                 let time = since.elapsed();
-                                let why = merge(why, reports_of(&name, &mut console, &log));
-                                self.ended(&name, why, Some(time), &log);
+                                started = true;
+                                let reports = reports_of(&name, &mut console, &log);
+                                self.ended(&name, merge(why, reports), Some(time), &log);
                                 since = Instant::now();
                             }
                         }
@@ -266,55 +275,48 @@ impl Suite<'_> {
                 Event::Frame(Frame::Stderr(bytes)) => {
                     output.write_all(&bytes)?;
                     // A panicking test says here why it fails.
-                    let text = String::from_utf8_lossy(&bytes);
-                    for line in text.lines() {
+                    for line in String::from_utf8_lossy(&bytes).lines() {
                         tracker.line(Line::Other(line.to_string()));
                     }
                 }
-                Event::Frame(Frame::Exit(status)) => {
-                    console.read(&log);
-                    if let Some(culprit) = tracker.culprit(console.running()) {
-                        let why = format!("the tests ended in it, with exit status {status}");
-                        let why = merge(
-                            Some(why),
-                            console.take_reports().into_iter().map(|r| r.line),
-                        );
-                        return Ok(End::Culprit(culprit, why.unwrap_or_default()));
-                    }
-                    let late: Vec<_> = console.take_reports();
-                    for report in late {
-                        self.ended("after the tests", Some(report.line), None, &log);
-                    }
+                Event::Frame(Frame::Exit(status)) if tracker.left.is_empty() => {
                     if status != 0 && self.summary.failed.len() == failed_before {
                         let why = format!("exit status {status}, though no test failed");
                         self.ended("guest-tests", Some(why), None, &log);
                     }
-                    return Ok(End::Complete);
+                    break None;
+                }
+                Event::Frame(Frame::Exit(status)) if !started => {
+                    let said = tracker.said();
+                    let why = format!("did not run: the tests ended with exit status {status} before the first{said}");
+                    return Ok(End::Broken(why));
+                }
+                Event::Frame(Frame::Exit(status)) => {
+                    let said = tracker.said();
+                    break Some(format!(
+                        "the tests ended in it, with exit status {status}{said}"
+                    ));
                 }
                 Event::Frame(_) => (),
-                Event::Gone(why) => {
-                    console.read(&log);
-                    let reports = console.take_reports().into_iter().map(|report| report.line);
-                    let why = merge(Some(format!("the guest crashed: {why}")), reports);
-                    return Ok(match tracker.culprit(console.running()) {
-                        Some(name) => End::Culprit(name, why.unwrap_or_default()),
-                        None => End::Complete,
-                    });
-                }
+                Event::Gone(why) => break Some(format!("the guest crashed: {why}")),
                 Event::Nothing if since.elapsed() > self.limit => {
                     self.dump(machine);
-                    console.read(&log);
-                    let why = format!("it hung: no end after {} s", self.limit.as_secs());
-                    let reports = console.take_reports().into_iter().map(|report| report.line);
-                    let why = merge(Some(why), reports);
-                    return Ok(match tracker.culprit(console.running()) {
-                        Some(name) => End::Culprit(name, why.unwrap_or_default()),
-                        None => End::Culprit("after the tests".into(), why.unwrap_or_default()),
-                    });
+                    break Some(format!(
+                        "it hung: no end after {} s; the log tells which tasks were blocked",
+                        self.limit.as_secs()
+                    ));
                 }
                 Event::Nothing => (),
             }
-        }
+        };
+        console.read(&log);
+        let culprit = tracker.culprit(console.running(), console.ended());
+        let why = merge(why, console.take_reports());
+        Ok(match (culprit, why) {
+            (Some(name), why) => End::Culprit(name, why.unwrap_or_default()),
+            (None, Some(why)) => End::Culprit("after the tests".into(), why),
+            (None, None) => End::Complete,
+        })
     }
 
     /// Has the guest's kernel log which tasks are blocked, and what each processor does.
@@ -334,31 +336,28 @@ impl Suite<'_> {
 }
 
 /// A reason to fail, and what the kernel reported, in one text.
-fn merge(why: Option<String>, reports: impl IntoIterator<Item = String>) -> Option<String> {
-    let reports = reports
-        .into_iter()
-        .map(|line| format!("the kernel reported: {line}"));
+fn merge(why: Option<String>, reports: Vec<Report>) -> Option<String> {
+    let reports = reports.into_iter().map(|report| report.text());
     let all: Vec<_> = why.into_iter().chain(reports).collect();
     (!all.is_empty()).then(|| all.join("\n      "))
 }
 
-/// What the kernel reported while the test `name` ran, which has just ended.
-fn reports_of(name: &str, console: &mut Console, log: &Path) -> Vec<String> {
+/// What the kernel reported while the test `name` ran, which has just ended. The console lags behind, so
+/// this waits for the mark of the test's end, for as long as tests are known or expected to leave marks.
+fn reports_of(name: &str, console: &mut Console, log: &Path) -> Vec<Report> {
     let start = Instant::now();
     loop {
         console.read(log);
-        // Where tests leave no marks, there is nothing to wait for.
-        let marked = console.running().is_some() || console.ended().is_some();
-        if !marked || console.ended() == Some(name) || start.elapsed() > CONSOLE_TIME {
+        if console.has_ended(name) || console.unmarked {
+            break;
+        }
+        if start.elapsed() > CONSOLE_TIME {
+            console.unmarked = console.ended().is_none();
             break;
         }
         thread::sleep(Duration::from_millis(5));
     }
-    console
-        .take_reports_until(name)
-        .into_iter()
-        .map(|report| report.line)
-        .collect()
+    console.take_reports_of(name)
 }
 
 #[cfg(test)]
@@ -388,7 +387,7 @@ mod tests {
             tracker.line(tap::parse("not ok 2 - two")),
             Step::Ended("two".into(), Some("of two".into()))
         );
-        assert_eq!(tracker.culprit(None), None);
+        assert_eq!(tracker.culprit(None, None), None);
     }
 
     #[test]
@@ -406,13 +405,27 @@ mod tests {
     #[test]
     fn the_kernels_mark_is_trusted_more_than_the_output_and_that_more_than_the_order() {
         let mut tracker = tracker(&["one", "two", "three"]);
-        assert_eq!(tracker.culprit(None).as_deref(), Some("one"));
+        assert_eq!(tracker.culprit(None, None).as_deref(), Some("one"));
         tracker.line(tap::parse("# start two"));
-        assert_eq!(tracker.culprit(None).as_deref(), Some("two"));
-        assert_eq!(tracker.culprit(Some("three")).as_deref(), Some("three"));
+        assert_eq!(tracker.culprit(None, None).as_deref(), Some("two"));
+        assert_eq!(
+            tracker.culprit(Some("three"), None).as_deref(),
+            Some("three")
+        );
         // A mark of a test that has ended, or of none of ours, says nothing.
-        assert_eq!(tracker.culprit(Some("gone")).as_deref(), Some("two"));
+        assert_eq!(
+            tracker.culprit(Some("gone"), Some("gone")).as_deref(),
+            Some("two")
+        );
         tracker.line(tap::parse("ok 1 - two"));
-        assert_eq!(tracker.culprit(Some("two")).as_deref(), Some("one"));
+        assert_eq!(tracker.culprit(Some("two"), None).as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn after_an_end_whose_result_got_lost_the_next_one_is_to_blame() {
+        let mut tracker = tracker(&["one", "two"]);
+        tracker.line(tap::parse("# start one"));
+        assert_eq!(tracker.culprit(None, Some("one")).as_deref(), Some("two"));
+        assert_eq!(tracker.culprit(None, Some("two")).as_deref(), Some("two"));
     }
 }
