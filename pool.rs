@@ -207,7 +207,7 @@ struct Inner {
     demands: Demands,
     /// Counts devices, so that a buffer finds out whether its own is still there.
     epoch: u32,
-    /// Counts stops, so that a block from before one is not read after it.
+    /// Counts stops and start-up tests, so that a block from before one is not read after it.
     stops: u32,
     /// Counts how often the device was given up.
     failures: u32,
@@ -234,6 +234,14 @@ impl Inner {
     fn wake_driver(&self) {
         if let Some(driver) = &self.driver {
             driver.now();
+        }
+    }
+
+    /// Wipes what is ready, and what readers have taken out to copy from when they put it back.
+    fn discard_ready(&mut self) {
+        self.stops = self.stops.wrapping_add(1);
+        while let Some(block) = self.ready.pop_front() {
+            self.recycle(block.into_wiped(), self.epoch);
         }
     }
 
@@ -356,11 +364,7 @@ impl Pool {
     /// A health test stopped the source: what was ready is not to be trusted either.
     pub(crate) fn stop(&self) {
         let mut inner = self.inner.lock();
-        let epoch = inner.epoch;
-        inner.stops = inner.stops.wrapping_add(1);
-        while let Some(block) = inner.ready.pop_front() {
-            inner.recycle(block.into_wiped(), epoch);
-        }
+        inner.discard_ready();
         self.set_state(&mut inner, State::Stopped);
         self.set_healthy(&mut inner, false);
     }
@@ -387,10 +391,13 @@ impl Pool {
         inner.recycle(buffer, epoch);
     }
 
-    /// Makes a block ready to be read.
+    /// Makes a block ready to be read; while a start-up test is due, wipes it instead.
     pub(crate) fn publish(&self, block: Block) {
         let mut inner = self.inner.lock();
-        if inner.driver.is_some() {
+        if inner.demands.start_up_test {
+            let epoch = inner.epoch;
+            inner.recycle(block.into_wiped(), epoch);
+        } else if inner.driver.is_some() {
             inner.owed = false;
             // There is room for all blocks of a device.
             let _ = inner.ready.push_back(block);
@@ -404,7 +411,7 @@ impl Pool {
         mem::take(&mut self.inner.lock().demands)
     }
 
-    /// Root wants the start-up test to run.
+    /// Root wants the start-up test to run. Nothing is delivered until it has passed.
     ///
     /// # Errors
     ///
@@ -414,6 +421,7 @@ impl Pool {
         if inner.driver.is_none() {
             return Err(ENODEV);
         }
+        inner.discard_ready();
         inner.demands.start_up_test = true;
         inner.wake_driver();
         Ok(())
