@@ -932,6 +932,9 @@ fn fingerprint(data: &[u8; BLOCK]) -> u64 {
     /// 2^64 divided by the golden ratio, made odd: a usual multiplier to mix bits with.
     const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
+    // A block is a whole number of rounds of four words.
+    const _: () = assert!(BLOCK % 32 == 0);
+
     // Two running sums, as in Fletcher's checksum: the second one knows the order of the words. Four
     // pairs of them, because one pair would wait for itself.
     let mut lanes = [(0u64, 0u64); 4];
@@ -954,8 +957,8 @@ fn fingerprint(data: &[u8; BLOCK]) -> u64 {
 /// and `L` the word with a one in the lowest bit of each byte. `(w - L) & !w` has the top bit set in
 /// each byte of `w` that is zero, because that byte borrows, and clear in each other byte, unless a
 /// zero byte below has taken the borrow from a byte that is one: a zero byte is never missed, and now
-/// and then there seems to be one more. That is good enough to pass over data in which there is nothing to see.
-/// What is counted is `(w & !T) + !T | w` instead, `T` being the top bits: no carry leaves a byte, and
+/// and then there seems to be one more. That is good enough to pass over data in which there is nothing
+/// to see. What is counted is `(w & !T) + !T | w` instead, `T` being the top bits: no carry leaves a byte, and
 /// its top bit is clear exactly if the byte is zero. The same works for lanes of two bytes.
 mod swar {
     use super::{
