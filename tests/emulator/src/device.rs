@@ -964,7 +964,6 @@ impl Device {
 
         let stop = end.map_or(bytes.len(), |(stop, _)| bytes.len().min(stop));
         let is_cut = stop < bytes.len();
-        bytes.truncate(stop);
         self.cut_into_transfers(stop, is_cut, &mut steps);
         steps.extend(end.map(|(_, step)| step));
 
@@ -1015,13 +1014,7 @@ impl Device {
             }
             let answer = powered.answers.front_mut()?;
             let Some(step) = answer.steps.front().copied() else {
-                let answer = powered.answers.pop_front()?;
-                if let Some((command, k)) = answer.command {
-                    if answer.bytes.len() >= ANSWER_LENGTH {
-                        self.counters.blocks += 1;
-                    }
-                    self.event(Event::Answered(command, k));
-                }
+                self.end_answer();
                 continue;
             };
 
@@ -1029,11 +1022,12 @@ impl Device {
             let ready = answer.ready(answer.taken);
             match step {
                 Step::Halt if ready <= now => {
-                    powered.answers.pop_front();
+                    self.end_answer();
                     self.halt(interfaces.in_address());
                     continue;
                 }
                 Step::Unplug if ready <= now => {
+                    self.end_answer();
                     self.unplug();
                     return None;
                 }
@@ -1082,6 +1076,20 @@ impl Device {
             powered.reads.pop_front();
             self.counters.bytes += taken.given as u64;
             self.complete(id, outcome, data, taken.given);
+        }
+    }
+
+    /// Ends the first answer: what the host has not taken of it is lost.
+    fn end_answer(&mut self) {
+        let answer = self.powered.as_mut().and_then(|p| p.answers.pop_front());
+        let Some(answer) = answer else {
+            return;
+        };
+        if let Some((command, k)) = answer.command {
+            if answer.taken == answer.bytes.len() && answer.taken >= ANSWER_LENGTH {
+                self.counters.blocks += 1;
+            }
+            self.event(Event::Answered(command, k));
         }
     }
 

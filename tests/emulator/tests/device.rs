@@ -768,8 +768,10 @@ fn notifications() {
     assert!(host.notifications.iter().all(|data| *data == expected));
     // Not more of them after a delay.
     host.now += ms(500);
-    host.device.poll(host.now);
-    host.collect();
+    for _ in 0..5 {
+        host.device.poll(host.now);
+        host.collect();
+    }
     assert_eq!(host.notifications.len(), 101);
     host.device
         .configure(&Configure {

@@ -200,6 +200,15 @@ fn a_command_fault_hits_its_own_command_in_a_transfer() {
     let status = host.device.status();
     assert_eq!(status.commands.of(Command::NoiseOne), 0);
     assert_eq!(status.next_block, 2);
+    // It is the second `x` of one transfer.
+    let stall = Kind::Stall {
+        endpoint: Direction::Out,
+        bytes: 0,
+    };
+    let mut host = with(Fault::at(1, stall));
+    let write = host.write(b"xx");
+    assert_eq!(host.ended(write).outcome, Outcome::Stall);
+    assert_eq!(host.device.status().next_block, 0);
 }
 
 #[test]
@@ -235,7 +244,10 @@ fn stall_in() {
             assert!(first.data == x(0)[..bytes], "{bytes}");
         }
         assert!(ends.all(|end| end.outcome == Outcome::Stall));
-        assert!(host.device.status().halted_in);
+        let status = host.device.status();
+        assert!(status.halted_in);
+        assert_eq!(status.blocks, u64::from(bytes == 16_001));
+        assert_eq!(status.pending, 0);
         // Commands are taken meanwhile; the rest of the old answer is lost.
         host.write_now(b"x");
         assert_eq!(host.read_now(16384).outcome, Outcome::Stall);
@@ -332,7 +344,9 @@ fn unplug_in_the_middle_of_an_answer() {
         assert!(host.ended(reads[0]).data == x(1)[..bytes], "{bytes}");
         assert_eq!(host.end(reads[1]), None);
         assert_eq!(host.unplugged, 1);
-        assert!(!host.device.status().plugged);
+        let status = host.device.status();
+        assert!(!status.plugged);
+        assert_eq!(status.blocks, if bytes == 16_001 { 2 } else { 1 });
         host.plug();
         assert!(host.ask(b'x') == x(2));
     }

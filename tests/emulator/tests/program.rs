@@ -377,10 +377,20 @@ fn the_log_has_a_line_for_each_event() {
     }
 }
 
-/// Runs the program to its end.
+/// Runs the program, which must end by itself.
 fn run(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_alpharng-emu"));
-    command.args(arguments).output().unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.args(arguments).spawn().unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("{arguments:?}: the program does not end");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output().unwrap()
 }
 
 #[test]

@@ -515,6 +515,8 @@ fn notifications_go_to_who_asks_for_them() {
     let status = |status, endpoint| Packet::InterruptReceivingStatus { status, endpoint };
     guest.send(1, Packet::StartInterruptReceiving { endpoint: 0x82 });
     assert_eq!(guest.next().packet, status(Status::Invalid, 0x82));
+    guest.pass(ms(300));
+    guest.nothing();
     guest.send(2, Packet::StartInterruptReceiving { endpoint: 0x81 });
     assert_eq!(guest.next().packet, status(Status::Success, 0x81));
     guest.pass(ms(300));

@@ -176,6 +176,8 @@ impl Host {
             self.now = self.now.max(due);
             self.device.poll(self.now);
             self.collect();
+            let next = self.device.deadline();
+            assert!(next.is_none_or(|next| next > self.now), "time stands still");
         }
         self.now = end;
         self.device.poll(end);
