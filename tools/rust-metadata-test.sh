@@ -157,7 +157,7 @@ for signal in INT KILL; do
 		tries=$((tries + 1))
 	done
 	[ ! -s "$tmp/out" ] && clean && flock -w 10 "$cache/.lock" true &&
-		! grep -qsF "$cache/.making" /proc/[0-9]*/cmdline
+		! grep -qs "$cache/[.]making" /proc/[0-9]*/cmdline
 	result $? "killed by SIG$signal in the middle: nothing left, lock free"
 done
 
@@ -192,7 +192,7 @@ echo 'obj-m := m.o' >"$tmp/module/Kbuild"
 cat >"$tmp/module/m.rs" <<'EOF'
 //! A module.
 use kernel::prelude::*;
-module! { type: M, name: "m", authors: ["n"], description: "d", license: "GPL" }
+module! { type: M, name: "m", authors: ["n"], description: "d", license: "GPL", }
 struct M;
 impl kernel::Module for M {
     fn init(_module: &'static ThisModule) -> Result<Self> {
