@@ -43,7 +43,10 @@ pub(crate) unsafe extern "C" fn health_init(health: *mut Health, bits: u32) -> b
 /// `health` must have been initialised by [`health_init`] and `block` must point to a block; nobody
 /// else may use them meanwhile.
 #[no_mangle]
-pub(crate) unsafe extern "C" fn health_test(health: *mut Health, block: *const [u8; BLOCK]) -> bool {
+pub(crate) unsafe extern "C" fn health_test(
+    health: *mut Health,
+    block: *const [u8; BLOCK],
+) -> bool {
     // SAFETY: By the caller's promise.
     let (health, block) = unsafe { (&mut *health, &*block) };
     matches!(health.test_block(block), Decision::Deliver)
