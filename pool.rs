@@ -523,7 +523,7 @@ impl Pool {
                     None if nonblocking => break EAGAIN,
                     None => {
                         inner.sleepers += 1;
-                        let signal = self.readers.wait_interruptible_freezable(&mut inner);
+                        let signal = self.readers.wait_interruptible(&mut inner);
                         inner.sleepers -= 1;
                         if signal {
                             break ERESTARTSYS;
