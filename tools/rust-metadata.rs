@@ -43,6 +43,9 @@ const OLDEST_KERNEL: (u32, u32) = (7, 2);
 /// Version of a copy's layout; part of its key, so that a newer program makes a new copy.
 const FORMAT: &str = "1";
 
+/// Files of the headers that tell one build of a kernel from another.
+const HEADERS_SUMMED: [&str; 3] = [".config", "Module.symvers", "include/generated/package.h"];
+
 /// The folder of a cache in which a copy is being made. Only the owner of the lock uses it.
 const TEMPORARY: &str = ".making";
 
@@ -363,83 +366,29 @@ fn output_of(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Option
         .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// SHA-256 of files in a folder, as sha256sum(1) computes it: the standard library has no stable
+/// hash, and the names in the cache must mean the same to every build of this program.
+fn sha256_of_files(dir: &Path, names: &[&str]) -> Result<String> {
+    let output = clean_command("sha256sum")
+        .arg("--")
+        .args(names)
+        .current_dir(dir)
+        .output();
+    let output = match output {
+        Ok(output) if output.status.success() => output.stdout,
+        Ok(output) => refuse!("{}", String::from_utf8_lossy(&output.stderr)),
+        Err(e) => refuse!("cannot run sha256sum: {e}; run: apt-get install coreutils"),
+    };
+    let text = String::from_utf8_lossy(&output);
+    let sums = text.lines().filter_map(|line| line.split(' ').next());
+    Ok(sums.collect::<Vec<_>>().join(" "))
+}
+
 /// The first line of what `program --version` prints; empty if there is none.
 fn version_line(program: impl AsRef<std::ffi::OsStr>) -> String {
     output_of(program, &["--version"])
         .and_then(|text| text.lines().next().map(str::to_owned))
         .unwrap_or_default()
-}
-
-// --- SHA-256 ------------------------------------------------------------------------------------
-
-/// SHA-256 of `data` in hexadecimal (FIPS 180-4). The standard library has no stable hash, and the
-/// names in the cache must mean the same to every build of this program.
-fn sha256(data: &[u8]) -> String {
-    /// The `index`-th prime's root (square: 2, cube: 3), the first 32 bits of its fraction.
-    fn fraction_of_root(prime: u64, root: u32) -> u32 {
-        // The largest r with r^root <= prime * 2^(32 * root): its low 32 bits are the fraction.
-        // Found bit by bit; r < 2^36 for primes below 512, so that r^3 < 2^108 fits.
-        let bound = u128::from(prime) << (32 * root);
-        let r = (0..36).rev().fold(0u128, |r, bit| {
-            let candidate = r | (1 << bit);
-            if candidate.pow(root) <= bound {
-                candidate
-            } else {
-                r
-            }
-        });
-        r as u32
-    }
-    let primes: Vec<u64> = (2..312)
-        .filter(|n| (2..*n).take_while(|d| d * d <= *n).all(|d| n % d != 0))
-        .collect();
-    let mut state: [u32; 8] = std::array::from_fn(|i| fraction_of_root(primes[i], 2));
-    let constants: [u32; 64] = std::array::from_fn(|i| fraction_of_root(primes[i], 3));
-
-    let mut tail = data[data.len() / 64 * 64..].to_vec();
-    tail.push(0x80);
-    while tail.len() % 64 != 56 {
-        tail.push(0);
-    }
-    tail.extend((data.len() as u64 * 8).to_be_bytes());
-
-    for block in data.chunks_exact(64).chain(tail.chunks_exact(64)) {
-        let mut w = [0u32; 64];
-        for (word, bytes) in w.iter_mut().zip(block.chunks_exact(4)) {
-            *word = bytes
-                .iter()
-                .fold(0, |word, byte| (word << 8) | u32::from(*byte));
-        }
-        for i in 16..64 {
-            let s0 = w[i - 15].rotate_right(7) ^ w[i - 15].rotate_right(18) ^ (w[i - 15] >> 3);
-            let s1 = w[i - 2].rotate_right(17) ^ w[i - 2].rotate_right(19) ^ (w[i - 2] >> 10);
-            w[i] = w[i - 16]
-                .wrapping_add(s0)
-                .wrapping_add(w[i - 7])
-                .wrapping_add(s1);
-        }
-        let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = state;
-        for (word, constant) in w.iter().zip(&constants) {
-            let s1 = e.rotate_right(6) ^ e.rotate_right(11) ^ e.rotate_right(25);
-            let t1 = h
-                .wrapping_add(s1)
-                .wrapping_add((e & f) ^ (!e & g))
-                .wrapping_add(*constant)
-                .wrapping_add(*word);
-            let s0 = a.rotate_right(2) ^ a.rotate_right(13) ^ a.rotate_right(22);
-            let t2 = s0.wrapping_add((a & b) ^ (a & c) ^ (b & c));
-            (h, g, f, e, d, c, b, a) = (g, f, e, d.wrapping_add(t1), c, b, a, t1.wrapping_add(t2));
-        }
-        for (sum, word) in state.iter_mut().zip([a, b, c, d, e, f, g, h]) {
-            *sum = sum.wrapping_add(word);
-        }
-    }
-    state
-        .iter()
-        .flat_map(|word| word.to_be_bytes())
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<Vec<_>>()
-        .concat()
 }
 
 // --- What files say -----------------------------------------------------------------------------
@@ -662,7 +611,7 @@ struct Headers {
     build: PathBuf,
     /// The configuration in [`Self::build`].
     config: Config,
-    /// SHA-256 of `.config`, `Module.symvers` and `package.h` together.
+    /// SHA-256 of each of [`HEADERS_SUMMED`].
     sum: String,
     /// The kernel's version, patch level and sublevel.
     version: (u32, u32, u32),
@@ -753,16 +702,7 @@ impl Headers {
                  linux-lib-rust-{release}) or build the kernel yourself"
             );
         };
-        let symvers_path = build.join("Module.symvers");
-        let symvers = fs::read(&symvers_path).map_err(|e| io_refusal(&symvers_path, &e))?;
-        let sum = sha256(
-            format!(
-                "{}\n{}\n{package_version}",
-                sha256(&symvers),
-                sha256(config_text.as_bytes())
-            )
-            .as_bytes(),
-        );
+        let sum = sha256_of_files(&build, &HEADERS_SUMMED)?;
         Ok(Found::Incomplete(Box::new(Headers {
             release: release.to_owned(),
             package_version: package_version.to_owned(),
@@ -1437,10 +1377,12 @@ impl Stamp {
             .concat()
     }
 
-    /// The name of a copy made of this: the release and a hash of all that matters.
-    fn name(&self) -> String {
-        let sum = sha256(self.text().as_bytes());
-        format!("{}-{}", self.get("release"), &sum[..16])
+    /// The name of a copy made of this: the release and a hash of all that matters, which must be
+    /// in the file `made-of` of `dir`.
+    fn name(&self, dir: &Path) -> Result<String> {
+        let sum = sha256_of_files(dir, &["made-of"])?;
+        let short = sum.get(..16).unwrap_or(&sum);
+        Ok(format!("{}-{short}", self.get("release")))
     }
 
     /// Why a copy in `dir` cannot be used with the headers' sum, `None` if it can. `versions` gives
@@ -1859,13 +1801,13 @@ fn make(options: &Options) -> Result {
     let new = temporary.join("new");
     copy_headers(&headers, &tools, &common, &src, &new)?;
     let mut stamp = Stamp::new(&headers, &tools);
-    let name = stamp.name();
     for file in files_below(&new.join("build/rust"), &|_| true)? {
         let name = format!("build/rust/{file}");
         let size = fs::metadata(new.join(&name)).map_or(0, |m| m.len());
         stamp.set(&format!("file {name}"), &size.to_string());
     }
     write(&new.join("made-of"), &stamp.text())?;
+    let name = stamp.name(&new)?;
     run.say("building a small Rust module with the copy");
     try_module(&temporary, &new.join("build"), &mut run)?;
 
@@ -2265,28 +2207,18 @@ mod tests {
     }
 
     #[test]
-    fn sha256_of_the_standards_examples() {
-        // NIST, "Descriptions of SHA-256" and FIPS 180-4's example messages.
-        for (message, sum) in [
-            (
-                String::new(),
-                "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-            ),
-            (
-                "abc".to_owned(),
-                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-            ),
-            (
-                "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq".to_owned(),
-                "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
-            ),
-            (
-                "a".repeat(1_000_000),
-                "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0",
-            ),
-        ] {
-            assert_eq!(sha256(message.as_bytes()), sum);
-        }
+    fn sums_are_sha256() {
+        // FIPS 180-4's first example, and the empty message.
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let scratch = Scratch::new("sums");
+        scratch.file("a", "abc");
+        scratch.file("b/c", "");
+        assert_eq!(
+            sha256_of_files(&scratch.0, &["a", "b/c"]),
+            Ok(format!("{abc} {empty}"))
+        );
+        assert!(line(sha256_of_files(&scratch.0, &["a", "d"])).contains("d: No such file"));
     }
 
     #[test]
@@ -2685,12 +2617,18 @@ mod tests {
 
     #[test]
     fn names_of_copies_depend_on_everything() {
-        let name = stamp().name();
-        assert!(name.starts_with("7.2.12-") && name.len() == "7.2.12-".len() + 16);
+        let scratch = Scratch::new("names");
+        let name = |stamp: &Stamp| {
+            scratch.file("made-of", &stamp.text());
+            stamp.name(&scratch.0).unwrap()
+        };
+        let first = name(&stamp());
+        assert!(first.starts_with("7.2.12-") && first.len() == "7.2.12-".len() + 16);
+        assert_eq!(name(&stamp()), first);
         for key in ["format", "headers", "rustc", "bindgen", "cc", "cc-path"] {
             let mut other = stamp();
             other.set(key, "other");
-            assert_ne!(other.name(), name, "{key}");
+            assert_ne!(name(&other), first, "{key}");
         }
     }
 
@@ -2811,24 +2749,16 @@ mod tests {
 
     #[test]
     fn builds_do_not_see_the_surrounding_make() {
-        let mut command = clean_command("env");
-        command.env("KEPT", "1");
-        let output = command.output().unwrap();
-        let output = String::from_utf8(output.stdout).unwrap();
-        let names: BTreeSet<&str> = output
-            .lines()
-            .filter_map(|l| Some(l.split_once('=')?.0))
-            .collect();
-        assert!(names.contains("PATH") && names.contains("LC_ALL"));
-        for name in [
-            "MAKEFLAGS",
-            "KRUSTFLAGS",
-            "RUSTFLAGS",
-            "ARCH",
-            "CARGO_PKG_NAME",
-        ] {
-            assert!(!names.contains(name));
-        }
+        env::set_var("KRUSTFLAGS", "--cfg=surprise");
+        let names = |mut command: Command| {
+            let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+            let names = output.lines().filter_map(|l| l.split_once('='));
+            names.map(|(n, _)| n.to_owned()).collect::<BTreeSet<_>>()
+        };
+        assert!(names(Command::new("env")).contains("KRUSTFLAGS"));
+        let clean = names(clean_command("env"));
+        assert!(clean.contains("PATH") && clean.contains("LC_ALL"));
+        assert!(!clean.contains("KRUSTFLAGS"));
     }
 
     #[test]
