@@ -9,6 +9,14 @@
 //! URB -> framing (protocol) -> health tests -> pool -> copy to the reader -> wiped -> URB
 //! ```
 
+// Nothing here may panic: what could overflow or lie outside says what it does then.
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
 #[macro_use]
 mod abstractions;
 mod alrandom_usb;

@@ -567,10 +567,10 @@ impl Engine {
         };
         let offset = self.protocol.received();
         // Whole packets only: a device that sends more than was asked for is cut off by the
-        // controller with an error.
-        let len = ANSWER
-            .saturating_sub(offset)
-            .next_multiple_of(self.rx.endpoint().max_packet);
+        // controller with an error. `probe()` has refused packets of no bytes.
+        let packet = self.rx.endpoint().max_packet;
+        let len = ANSWER.saturating_sub(offset);
+        let len = len.checked_next_multiple_of(packet).unwrap_or(len);
         self.rx_offset = offset;
         if let Err((status, buffer)) = self.rx.submit(buffer, offset, len) {
             self.spare = Some(buffer);

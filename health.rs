@@ -932,13 +932,16 @@ fn fingerprint(data: &[u8; BLOCK]) -> u64 {
     /// 2^64 divided by the golden ratio, made odd: a usual multiplier to mix bits with.
     const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-    // A block is a whole number of rounds of four words.
-    const _: () = assert!(BLOCK % 32 == 0);
+    /// Bytes in a round: a word for each lane.
+    const ROUND: usize = 32;
+
+    // A block is a whole number of rounds.
+    const _: () = assert!(BLOCK % ROUND == 0);
 
     // Two running sums, as in Fletcher's checksum: the second one knows the order of the words. Four
     // pairs of them, because one pair would wait for itself.
     let mut lanes = [(0u64, 0u64); 4];
-    for bytes in data.chunks_exact(8 * lanes.len()) {
+    for bytes in data.chunks_exact(ROUND) {
         for ((sum, sum_of_sums), bytes) in lanes.iter_mut().zip(bytes.chunks_exact(8)) {
             *sum = sum.wrapping_add(swar::word(bytes));
             *sum_of_sums = sum_of_sums.wrapping_add(*sum);

@@ -124,7 +124,7 @@ impl<T> Queue<T> {
         match self.slots.get_mut(index) {
             Some(slot) if self.len < BLOCKS => {
                 *slot = Some(element);
-                self.len += 1;
+                self.len = self.len.saturating_add(1);
                 Ok(())
             }
             _ => Err(element),
@@ -138,7 +138,7 @@ impl<T> Queue<T> {
             Some(slot) if self.len < BLOCKS => {
                 *slot = Some(element);
                 self.first = index;
-                self.len += 1;
+                self.len = self.len.saturating_add(1);
                 Ok(())
             }
             _ => Err(element),
@@ -522,9 +522,9 @@ impl Pool {
                     None if inner.failures != seen && done == 0 => break inner.last_failure,
                     None if nonblocking => break EAGAIN,
                     None => {
-                        inner.sleepers += 1;
+                        inner.sleepers = inner.sleepers.saturating_add(1);
                         let signal = self.readers.wait_interruptible(&mut inner);
-                        inner.sleepers -= 1;
+                        inner.sleepers = inner.sleepers.saturating_sub(1);
                         if signal {
                             break ERESTARTSYS;
                         }

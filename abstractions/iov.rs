@@ -29,10 +29,17 @@ struct PagefaultDisabled {
 }
 
 impl PagefaultDisabled {
+    /// Adds to the current task's counter.
+    fn add(change: c_int) {
+        let task = kernel::current!().as_ptr();
+        // SAFETY: The current task is alive, and only it touches this counter of its own. As many are
+        // taken away as were added, since each object does both.
+        unsafe { (*task).pagefault_disabled = (*task).pagefault_disabled.wrapping_add(change) };
+    }
+
     /// Starts the stretch.
     fn new() -> Self {
-        // SAFETY: The current task is alive, and only it touches this counter of its own.
-        unsafe { (*kernel::current!().as_ptr()).pagefault_disabled += 1 };
+        Self::add(1);
         compiler_fence(Ordering::SeqCst);
         Self {
             _not_send: kernel::types::NotThreadSafe,
@@ -43,9 +50,7 @@ impl PagefaultDisabled {
 impl Drop for PagefaultDisabled {
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
-        // SAFETY: The current task is alive, only it touches this counter of its own, and it is
-        // more than 0 because `new()` added 1.
-        unsafe { (*kernel::current!().as_ptr()).pagefault_disabled -= 1 };
+        Self::add(-1);
     }
 }
 

@@ -170,6 +170,11 @@ impl<T: Value> Param<T> {
 }
 
 /// Copies a string into an array, for the `.modinfo` section.
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "It is evaluated when the module is built, and fails that."
+)]
 pub(crate) const fn modinfo<const N: usize>(text: &str) -> [u8; N] {
     let bytes = text.as_bytes();
     let mut array = [0; N];
