@@ -11,12 +11,17 @@ mod support;
 
 mod concurrent;
 mod dd;
+mod faults;
 mod hwrng;
+mod load;
+mod matrix;
 mod other_reads;
+mod params;
 mod polling;
 mod proc_info;
 mod read_table;
 mod stock_cdc_acm;
+mod takeover;
 mod unplug;
 mod wipe;
 
@@ -45,7 +50,12 @@ const FILES: &[&[Test]] = &[
     other_reads::TESTS,
     concurrent::TESTS,
     proc_info::TESTS,
+    params::TESTS,
     unplug::TESTS,
+    takeover::TESTS,
+    matrix::TESTS,
+    faults::TESTS,
+    load::TESTS,
     hwrng::TESTS,
     wipe::TESTS,
 ];

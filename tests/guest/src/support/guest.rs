@@ -57,9 +57,6 @@ const DEVICES: usize = 4;
 /// Where the kernel shows that the module is loaded.
 pub(crate) const LOADED: &str = "/sys/module/alrandom";
 
-/// Keeps the stock serial driver from being loaded by hot-plug; there while a test needs it.
-const BLOCKED: &str = "/run/modprobe.d/no-cdc-acm.conf";
-
 /// What each test begins with: the module not loaded, the stock serial driver loaded, no device plugged
 /// in, and device 0 set to send the stream of [`Guest::seed`].
 pub(crate) struct Guest {
@@ -104,12 +101,11 @@ impl Guest {
         };
         guest.clean_up()?;
         guest.allow_cdc_acm()?;
-        let source = SourceSpec::Seeded { seed };
         guest.configure(Configure {
             serial: Some(serial(0)),
-            source: Some(source),
             ..Configure::default()
         })?;
+        guest.reseed()?;
         guest.log = Log::from_now_on()?;
         Ok(guest)
     }
@@ -146,6 +142,19 @@ impl Guest {
     pub(crate) fn configure(&mut self, configure: Configure) -> Result<()> {
         let done = self.emulator.device(0).configure(configure);
         done.context("the emulator does not take the configuration")
+    }
+
+    /// Sets device 0, which is not plugged in, to send the stream of [`Self::seed`] from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// The emulator's.
+    pub(crate) fn reseed(&mut self) -> Result<()> {
+        let seed = self.seed;
+        self.configure(Configure {
+            source: Some(SourceSpec::Seeded { seed }),
+            ..Configure::default()
+        })
     }
 
     /// Plugs device 0 in, and waits until a driver has it.
@@ -357,17 +366,15 @@ impl Guest {
         expect_all_but(&blocks_of(self.seed, sent, bytes)?, 1, missing)
     }
 
-    /// Removes the stock serial driver, and keeps it from coming back by hot-plug.
+    /// Removes the stock serial driver, and keeps it from coming back by hot-plug: its file is gone.
     ///
     /// # Errors
     ///
     /// If it is in use.
     pub(crate) fn block_cdc_acm(&self) -> Result<()> {
-        fs::create_dir_all("/run/modprobe.d")?;
-        fs::write(BLOCKED, "blacklist cdc_acm\n")?;
-        run(&["udevadm", "control", "--reload"])?;
         run(&["modprobe", "-r", "cdc_acm"])?;
-        Ok(())
+        let (file, aside) = cdc_acm_file()?;
+        fs::rename(&file, &aside).with_context(|| format!("cannot move {file}"))
     }
 
     /// Loads the stock serial driver, and lets hot-plug load it.
@@ -376,10 +383,18 @@ impl Guest {
     ///
     /// If there is none.
     pub(crate) fn allow_cdc_acm(&self) -> Result<()> {
-        if fs::remove_file(BLOCKED).is_ok() {
-            run(&["udevadm", "control", "--reload"])?;
+        let (file, aside) = cdc_acm_file()?;
+        if Path::new(&aside).exists() {
+            fs::rename(&aside, &file).with_context(|| format!("cannot move {aside}"))?;
         }
         run(&["modprobe", "cdc_acm"])?;
         Ok(())
     }
+}
+
+/// The path of the stock serial driver's file, and where it is while it is blocked.
+fn cdc_acm_file() -> Result<(String, String)> {
+    let file = run(&["modinfo", "-n", "cdc_acm"])?.stdout.trim().to_owned();
+    let aside = format!("{file}.aside");
+    Ok((file, aside))
 }

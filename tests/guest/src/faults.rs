@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device that does not do what it should, for a moment: nothing of a bad answer is delivered, the
+//! bytes go on correctly afterwards, and nothing healthy is lost but what it takes to get back into
+//! step.
+
+use crate::support::{
+    stream::blocks_of,
+    tests,
+    Guest,
+    Test,
+    BLOCK, //
+};
+use alpharng_emu::fault::{
+    Direction,
+    Fault,
+    Kind,
+    TransferError, //
+};
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+
+/// The tests of this file.
+pub(crate) const TESTS: &[Test] = tests![
+    bad_status_bytes,
+    status_bytes_that_are_none,
+    short_answer,
+    answer_without_bytes,
+    no_answer,
+    command_not_taken,
+    stalled_input,
+    stalled_output,
+    extra_bytes,
+    slow_answer_is_used,
+    late_answer_is_not_taken_for_the_next,
+    later_answer_is_not_taken_for_the_next,
+    failed_transfers_that_the_controller_repeats,
+    failed_transfers,
+    babble,
+    empty_transfers_are_nothing,
+    one_after_the_other,
+];
+
+/// What becomes of the answer with the fault.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    /// It is as good as any.
+    Delivered,
+    /// It is not delivered, and neither need the next answers be: so many at most.
+    Lost(u64),
+}
+use Fate::{
+    Delivered,
+    Lost, //
+};
+
+/// Has one answer go wrong in each of these ways, one after the other, and checks what is delivered.
+/// `log` is part of what the log says of it, if anything.
+fn expect_recovery(guest: &mut Guest, kinds: &[Kind], fate: Fate, log: Option<&str>) -> Result<()> {
+    let node = guest.start()?;
+    let mut bytes = Vec::new();
+    let mut lost = Vec::new();
+    let mut missing = Vec::new();
+    for kind in kinds {
+        guest.wait_until_full()?;
+        // Not the very next, so that the reader is in the middle of it.
+        let bad = guest.emulator.status()?.next_block + 1;
+        guest.emulator.fault(Fault::at(bad, kind.clone()))?;
+        match (fate, log) {
+            (Lost(more), _) => {
+                lost.push(bad);
+                missing.extend(bad..=bad + more);
+            }
+            (Delivered, _) => (),
+        }
+        if let Some(log) = log {
+            guest.log.announce(log);
+        }
+        let more = node.read_all(8 * BLOCK);
+        bytes.extend(more.with_context(|| format!("with {kind:?}"))?);
+    }
+    if let Some(log) = log {
+        guest.log.wait_for(log)?;
+    }
+
+    let sent = guest.emulator.status()?.next_block;
+    let blocks = blocks_of(guest.seed, sent, &bytes)?;
+    for block in lost {
+        ensure!(!blocks.contains(&block), "bad block {block} is delivered");
+    }
+    guest.expect_stream_but(&bytes, &missing)
+}
+
+/// The device's own tests failed: the answer is worthless, the next one is the start-up test's.
+fn bad_status_bytes(guest: &mut Guest) -> Result<()> {
+    let kinds = [1, 2, 4, 3, 7].map(|value| Kind::Status { value });
+    expect_recovery(guest, &kinds, Lost(1), Some("start-up test runs again"))
+}
+
+/// A status byte that no device sends: host and device are out of step.
+fn status_bytes_that_are_none(guest: &mut Guest) -> Result<()> {
+    let kinds = [8, 255].map(|value| Kind::Status { value });
+    expect_recovery(guest, &kinds, Lost(2), Some("trying again"))
+}
+
+/// The answer ends early.
+fn short_answer(guest: &mut Guest) -> Result<()> {
+    let kinds = [1, 9000, 16_000].map(|bytes| Kind::Short { bytes });
+    expect_recovery(guest, &kinds, Lost(2), Some("no complete answer in time"))
+}
+
+/// An answer of no bytes at all.
+fn answer_without_bytes(guest: &mut Guest) -> Result<()> {
+    let kinds = [Kind::Short { bytes: 0 }];
+    expect_recovery(guest, &kinds, Lost(2), Some("no complete answer in time"))
+}
+
+/// One command is not answered.
+fn no_answer(guest: &mut Guest) -> Result<()> {
+    let log = Some("no complete answer in time (0 of 16001 bytes)");
+    expect_recovery(guest, &[Kind::Silent], Lost(2), log)
+}
+
+/// One command is not taken.
+fn command_not_taken(guest: &mut Guest) -> Result<()> {
+    let log = Some("no complete answer in time");
+    // The command uses up no block, so the block itself can come.
+    let node = guest.start()?;
+    guest.wait_until_full()?;
+    let bad = guest.emulator.status()?.next_block + 1;
+    guest.emulator.fault(Fault::at(bad, Kind::Hold))?;
+    guest.log.announce(log.unwrap_or_default());
+    let bytes = node.read_all(8 * BLOCK)?;
+    guest.expect_stream_but(&bytes, &[bad, bad + 1, bad + 2])
+}
+
+/// Bulk IN halts, before and in the middle of an answer.
+fn stalled_input(guest: &mut Guest) -> Result<()> {
+    let endpoint = Direction::In;
+    let kinds = [0, 512, 15_872].map(|bytes| Kind::Stall { endpoint, bytes });
+    expect_recovery(guest, &kinds, Lost(2), Some("USB transfer failed"))?;
+    ensure!(guest.emulator.status()?.cleared_halts >= 3);
+    Ok(())
+}
+
+/// Bulk OUT halts at a command, which is not executed: no block is used up by it.
+fn stalled_output(guest: &mut Guest) -> Result<()> {
+    let node = guest.start()?;
+    guest.wait_until_full()?;
+    let bad = guest.emulator.status()?.next_block + 1;
+    let kind = Kind::Stall {
+        endpoint: Direction::Out,
+        bytes: 0,
+    };
+    guest.emulator.fault(Fault::at(bad, kind))?;
+    guest.log.announce("USB transfer failed");
+    let bytes = node.read_all(8 * BLOCK)?;
+    ensure!(!guest.emulator.status()?.halted_out);
+    guest.expect_stream_but(&bytes, &[bad, bad + 1, bad + 2])
+}
+
+/// Bytes behind the status byte: whatever they are, they are not taken for the next answer's.
+fn extra_bytes(guest: &mut Guest) -> Result<()> {
+    let node = guest.start()?;
+    let mut bytes = Vec::new();
+    let mut missing = Vec::new();
+    guest.log.announce("trying again");
+    for extra in [1, 100, 16_001, 20_000] {
+        guest.wait_until_full()?;
+        let bad = guest.emulator.status()?.next_block + 1;
+        guest
+            .emulator
+            .fault(Fault::at(bad, Kind::Extra { bytes: extra }))?;
+        missing.extend(bad..=bad + 3);
+        let more = node.read_all(8 * BLOCK);
+        bytes.extend(more.with_context(|| format!("with {extra} extra bytes"))?);
+    }
+    guest.expect_stream_but(&bytes, &missing)
+}
+
+/// An answer that takes less than the time limit of 1 s is used.
+fn slow_answer_is_used(guest: &mut Guest) -> Result<()> {
+    expect_recovery(guest, &[Kind::Delay { ms: 700 }], Delivered, None)
+}
+
+/// An answer that comes when the module has given it up: that it is the answer to an earlier command
+/// cannot be seen from its bytes, but it must not be taken for the answer to a later one for ever after.
+fn late_answer_is_not_taken_for_the_next(guest: &mut Guest) -> Result<()> {
+    let log = Some("no complete answer in time");
+    expect_recovery(guest, &[Kind::Delay { ms: 1500 }], Lost(2), log)
+}
+
+/// As before, when more has been asked for meanwhile.
+fn later_answer_is_not_taken_for_the_next(guest: &mut Guest) -> Result<()> {
+    let log = Some("no complete answer in time");
+    expect_recovery(guest, &[Kind::Delay { ms: 2600 }], Lost(4), log)
+}
+
+/// Transfers fail, but fewer in a row than the host controller tries.
+fn failed_transfers_that_the_controller_repeats(guest: &mut Guest) -> Result<()> {
+    let kinds = [TransferError::IoError, TransferError::Timeout];
+    let kinds = kinds.map(|status| Kind::Error {
+        status,
+        transfers: 1,
+    });
+    expect_recovery(guest, &kinds, Delivered, None)
+}
+
+/// Transfers fail for good.
+fn failed_transfers(guest: &mut Guest) -> Result<()> {
+    let node = guest.start()?;
+    guest.wait_until_full()?;
+    let bad = guest.emulator.status()?.next_block + 1;
+    let kind = Kind::Error {
+        status: TransferError::IoError,
+        transfers: 6,
+    };
+    guest.emulator.fault(Fault::at(bad, kind))?;
+    guest.log.announce("USB transfer failed");
+    guest.log.announce("no complete answer in time");
+    let bytes = node.read_all(8 * BLOCK)?;
+    guest.expect_stream_but(&bytes, &[bad, bad + 1, bad + 2, bad + 3])
+}
+
+/// The device sends more than there is room for.
+fn babble(guest: &mut Guest) -> Result<()> {
+    let node = guest.start()?;
+    guest.wait_until_full()?;
+    let bad = guest.emulator.status()?.next_block + 1;
+    let kind = Kind::Error {
+        status: TransferError::Babble,
+        transfers: 1,
+    };
+    guest.emulator.fault(Fault::at(bad, kind))?;
+    guest.log.announce("USB transfer failed");
+    let bytes = node.read_all(8 * BLOCK)?;
+    guest.expect_stream_but(&bytes, &[bad, bad + 1, bad + 2, bad + 3])
+}
+
+/// Transfers without data come before an answer.
+fn empty_transfers_are_nothing(guest: &mut Guest) -> Result<()> {
+    let kinds = [1, 5].map(|transfers| Kind::ZeroLength { transfers });
+    expect_recovery(guest, &kinds, Delivered, None)
+}
+
+/// Different faults in a row, at answers that follow each other: still nothing wrong is delivered.
+fn one_after_the_other(guest: &mut Guest) -> Result<()> {
+    let node = guest.start()?;
+    guest.wait_until_full()?;
+    let first = guest.emulator.status()?.next_block;
+    for (kind, k) in [
+        Kind::Short { bytes: 5000 },
+        Kind::Extra { bytes: 33 },
+        Kind::Status { value: 2 },
+        Kind::Stall {
+            endpoint: Direction::In,
+            bytes: 1024,
+        },
+    ]
+    .into_iter()
+    .zip(first..)
+    {
+        guest.emulator.fault(Fault::at(k, kind))?;
+    }
+    guest.log.announce("trying again");
+    guest.log.announce("start-up test runs again");
+    let bytes = node.read_all(12 * BLOCK)?;
+    let sent = guest.emulator.status()?.next_block;
+    let blocks = blocks_of(guest.seed, sent, &bytes)?;
+    for bad in [first, first + 2, first + 3] {
+        ensure!(!blocks.contains(&bad), "bad block {bad} is delivered");
+    }
+    let missing: Vec<_> = (first..first + 8).collect();
+    guest.expect_stream_but(&bytes, &missing)
+}
