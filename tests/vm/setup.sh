@@ -23,6 +23,11 @@ PROGRAMS="alpharng-emu guest-tests vm vm-agent"
 # Free space that making the root takes, in GB: the tree, its image, and what is built later.
 SPACE=8
 
+# Days after which a root that nobody has used is removed, with all that belongs to it, when a new one is
+# made. Of the programs for one root, so many are kept.
+KEEP_DAYS=30
+KEEP_PROGRAMS=5
+
 say() {
 	echo "==> $*" >&2
 }
@@ -138,6 +143,12 @@ make_root() {
 	logged root "making a Debian $SUITE with kernel, compilers and tools (two minutes or so)" \
 		as_root unshare --mount "$here/root.sh" make "$target.partial" "$@"
 	as_root mv "$target.partial" "$target"
+	for old in "$cache"/root-????????????????; do
+		key=${old##*/root-}
+		[ "$old" != "$target" ] && [ -z "$(find "$cache/used-$key" -mtime "-$KEEP_DAYS" 2>/dev/null)" ] || continue
+		as_root rm -rf --one-file-system "$old" "$cache/headers-root-$key" "$cache/target-$key" \
+			"$cache/programs-$key"-* "$cache/used-$key"
+	done
 }
 
 # Prints the paths, from the project's directory, of the files that the programs are made from.
@@ -183,6 +194,9 @@ make_programs() {
 	done
 	mv "$1.partial" "$1"
 	rm -rf "$cache/programs.build"
+	ls -dt "${1%-*}"-* | tail -n "+$((KEEP_PROGRAMS + 1))" | while read -r old; do
+		rm -rf "$old"
+	done
 }
 
 mkdir -p "$cache/logs"
@@ -194,6 +208,7 @@ if [ ! -d "$root" ]; then
 	[ -d "$root" ] || make_root "$root"
 	exec 9>&-
 fi
+: > "$cache/used-${root##*/root-}"
 ln -sfn "${root##*/}" "$cache/root-current"
 echo "root=$root"
 [ "${1-}" != --root-only ] || exit 0

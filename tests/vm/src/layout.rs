@@ -16,6 +16,9 @@ pub const AGENT: &str = "/mnt/alrandom/bin/vm-agent";
 /// The kernel module.
 pub const MODULE: &str = "/mnt/alrandom/alrandom.ko";
 
+/// A build of the module that its self-test has to refuse.
+pub const BROKEN_MODULE: &str = "/mnt/alrandom/alrandom-broken.ko";
+
 /// The module's sources, as they were when it was built.
 pub const SOURCES: &str = "/mnt/alrandom/src";
 

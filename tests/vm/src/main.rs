@@ -82,6 +82,16 @@ const FIND_SCRIPT: &str = "\"$1\" --cache \"$2\" --find \"$3\" > \"$4\"";
 /// Builds the module, inside the root: `sh SOURCES FOLDER`.
 const MODULE_SCRIPT: &str = include_str!("module.sh");
 
+/// Builds a module that is only there to be refused, inside the root: `sh SOURCES FOLDER`.
+const BROKEN_MODULE_SCRIPT: &str = "make -C \"$2\" M=\"$1\" modules";
+
+/// A row of the health tests' table of cutoffs, and what the broken build has instead: one cutoff off
+/// by one.
+const BROKEN_CUTOFF: [&str; 2] = [
+    "6 => Cutoffs::new([8, 11], [35, 44]),",
+    "6 => Cutoffs::new([8, 11], [36, 44]),",
+];
+
 /// Boots a stock kernel with a virtual AlphaRNG plugged in.
 #[derive(Parser)]
 struct Arguments {
@@ -328,9 +338,41 @@ impl Project {
             ensure!(module.exists(), "the build made no {}", module.display());
             Ok(())
         })?;
+        let broken = self.build_broken(&folder, key)?;
         add(layout::MODULE, done.join("build/alrandom.ko"));
+        add(layout::BROKEN_MODULE, broken.join("build/alrandom.ko"));
         add(layout::SOURCES, done.join("source"));
         Ok(payload)
+    }
+
+    /// Builds the module with one cutoff off by one, for the test that its self-test refuses that; `key`
+    /// is the good build's. Returns where it was built.
+    fn build_broken(&self, folder: &Path, mut key: Key) -> Result<PathBuf> {
+        let [right, wrong] = BROKEN_CUTOFF;
+        key.add("broken", wrong.as_bytes());
+        self.workshop.once("broken-module", &key, |directory| {
+            let build = directory.join("build");
+            copy_sources(&self.clone, &build)?;
+            let file = build.join("health.rs");
+            let text = fs::read_to_string(&file)
+                .with_context(|| format!("can't read {}", file.display()))?;
+            ensure!(
+                text.matches(right).count() == 1,
+                "health.rs does not have `{right}` once, which the broken build changes"
+            );
+            fs::write(&file, text.replace(right, wrong))
+                .with_context(|| format!("can't write {}", file.display()))?;
+            let arguments = [build.as_os_str(), folder.as_os_str()];
+            self.workshop.build(
+                "broken-module",
+                "building a module that its self-test has to refuse",
+                BROKEN_MODULE_SCRIPT,
+                &arguments,
+            )?;
+            let module = build.join("alrandom.ko");
+            ensure!(module.exists(), "the build made no {}", module.display());
+            Ok(())
+        })
     }
 
     /// Boots a machine, with the stages on the terminal.

@@ -23,6 +23,7 @@ use std::{
         File, //
     },
     io::{
+        self,
         IsTerminal,
         Write, //
     },
@@ -138,6 +139,9 @@ pub fn copy_sources(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How many results of one step are kept, as for the other branches and clones of a developer.
+const KEPT: usize = 10;
+
 /// Where results and logs go, and how commands are run inside the root.
 #[derive(Clone, Debug)]
 pub struct Workshop {
@@ -183,7 +187,24 @@ impl Workshop {
         fs::create_dir_all(&partial).with_context(what)?;
         make(&partial)?;
         fs::rename(&partial, &done).with_context(what)?;
+        self.remove_old(&format!("{name}-")).with_context(what)?;
         Ok(done)
+    }
+
+    /// Removes the oldest of the directories in the cache whose names start with `prefix`.
+    fn remove_old(&self, prefix: &str) -> io::Result<()> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.cache)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                all.push((entry.metadata()?.modified()?, entry.path()));
+            }
+        }
+        all.sort();
+        for (_, path) in &all[..all.len().saturating_sub(KEPT)] {
+            fs::remove_dir_all(path)?;
+        }
+        Ok(())
     }
 
     /// Runs a shell script inside the root, saying that it is `doing` something. Its output goes to the
@@ -320,6 +341,21 @@ mod tests {
         assert_ne!(first, other);
         assert_eq!(made.load(Ordering::Relaxed), 2);
         assert_eq!(fs::read_to_string(other.join("file")).unwrap(), "text");
+    }
+
+    #[test]
+    fn the_newest_are_kept() {
+        let (_directory, workshop) = workshop();
+        let made: Vec<_> = (0..KEPT as u8 + 2)
+            .map(|number| {
+                // Times of files are as coarse as the kernel's clock tick.
+                thread::sleep(Duration::from_millis(20));
+                workshop.once("thing", &key(&[number]), |_| Ok(())).unwrap()
+            })
+            .collect();
+        let there: Vec<_> = made.iter().map(|path| path.exists()).collect();
+        assert_eq!(there[..2], [false, false]);
+        assert!(there[2..].iter().all(|there| *there), "{there:?}");
     }
 
     #[test]
