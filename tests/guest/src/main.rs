@@ -9,9 +9,12 @@
 
 mod support;
 
+mod broken_build;
+mod catalogue;
 mod concurrent;
 mod dd;
 mod faults;
+mod health;
 mod hwrng;
 mod load;
 mod matrix;
@@ -58,6 +61,9 @@ const FILES: &[&[Test]] = &[
     load::TESTS,
     hwrng::TESTS,
     wipe::TESTS,
+    health::TESTS,
+    catalogue::TESTS,
+    broken_build::TESTS,
 ];
 
 /// Tests the alrandom module in the test machine, as root. Prints TAP.
@@ -82,7 +88,7 @@ struct Options {
     )]
     module: PathBuf,
     /// Seconds that a test may take.
-    #[arg(long, default_value_t = 150, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 400, value_name = "SECONDS")]
     time_limit: u64,
     /// Be the process of one test, by its name.
     #[arg(long, hide = true, value_name = "NAME")]
