@@ -9,6 +9,7 @@ use crate::{
         documented,
         line,
         number,
+        wait_until_stopped,
         DISCARDED,
         STOPPED, //
     },
@@ -146,7 +147,9 @@ fn check(guest: &mut Guest, row: &str, fault: Option<Kind>) -> Result<()> {
         seen_by: Some(seen_by),
         first: parse(first)?,
         stops: parse(stops)?,
-        delivered: (delivered != "all").then(|| delivered.parse()).transpose()?,
+        delivered: (delivered != "all")
+            .then(|| delivered.parse())
+            .transpose()?,
     };
     expected.check(guest, fault.as_ref(), "minEntropy=6")?;
     if stops_at_8 == stops {
@@ -155,7 +158,6 @@ fn check(guest: &mut Guest, row: &str, fault: Option<Kind>) -> Result<()> {
     guest.unload()?;
     guest.unplug()?;
     guest.emulator.clear_faults()?;
-    guest.log = crate::support::log::Log::from_now_on()?;
     let expected = Expected {
         seen_by: None,
         first: None,
@@ -215,7 +217,7 @@ impl Expected {
             }
         };
         ensure!(error == Errno::IO);
-        ensure!(line("state")?.starts_with("stopped, "));
+        wait_until_stopped()?;
         let samples = number("samples")?;
         ensure!(
             samples == (FIRST + stops) * BLOCK as u64,
@@ -227,12 +229,19 @@ impl Expected {
         ensure!((FIRST + stops..=FIRST + stops + 1).contains(&requests));
         let delivered = which(faulty, &bytes)?;
         if let Some(expected) = self.delivered {
-            ensure!(delivered.len() as u64 == expected, "delivered: {delivered:?}");
+            ensure!(
+                delivered.len() as u64 == expected,
+                "delivered: {delivered:?}"
+            );
         }
         if let Some(first) = self.first {
             // All are delivered before the first failure; that one is not.
             ensure!(
-                delivered.iter().copied().take_while(|k| *k < first).eq(1..first),
+                delivered
+                    .iter()
+                    .copied()
+                    .take_while(|k| *k < first)
+                    .eq(1..first),
                 "delivered: {delivered:?}"
             );
             ensure!(!delivered.contains(&first), "delivered: {delivered:?}");
@@ -256,7 +265,11 @@ impl Expected {
         let mut failures =
             lines.filter(|line| line.text.contains(DISCARDED) || line.text.contains(STOPPED));
         let first = failures.next().context("no line about a failure")?;
-        ensure!(first.text.contains(&format!(": {words}: ")), "{}", first.text);
+        ensure!(
+            first.text.contains(&format!(": {words}: ")),
+            "{}",
+            first.text
+        );
         Ok(())
     }
 }
