@@ -654,6 +654,8 @@ impl Engine {
                 None => self.health.device_failure(u8::MAX),
             },
         };
+        // First the numbers, then the log, then the readers: who learns of something finds its reason.
+        self.publish_report(rng);
         match decision {
             Decision::Deliver => {
                 let wanted = usize::try_from(crate::BYTES_PER_SAMPLE.get()).unwrap_or(DATA);
@@ -674,16 +676,15 @@ impl Engine {
                 rng.source.pool.give_back(buffer);
             }
             Decision::Stop(failure) => {
-                rng.source.pool.stop();
-                rng.source.pool.give_back(buffer);
                 dev_err!(
                     rng.interface,
                     "{}; stopped: replug the device or write 1 to /sys/class/misc/alrandom/startup_test\n",
                     failure
                 );
+                rng.source.pool.stop();
+                rng.source.pool.give_back(buffer);
             }
         }
-        self.publish_report(rng);
     }
 
     /// Makes the numbers public.
