@@ -5,15 +5,24 @@
 tests := $(dir $(lastword $(MAKEFILE_LIST)))
 quote = '$(subst ','\'',$(1))'
 
-.PHONY: check test demo shell clean-cache distclean
+.PHONY: check test bench fuzz demo shell clean-cache distclean
 
 ## check            tests that need no virtual machine, formatting and lints
 check:
 	@$(tests)check.sh
 
+test: export ALRANDOM_CHECK := all
 ## test             all tests: those of check, and those in a virtual machine (FILTER=... for some)
 test:
 	@$(tests)vm/run.sh test $(if $(FILTER),--filter $(call quote,$(FILTER)),--host-tests $(tests)check.sh)
+
+## bench            time of the health tests against that of a plain loop in C
+bench:
+	@$(tests)bench.sh run
+
+## fuzz             health tests against their model, on input made by a fuzzer (SECONDS=60)
+fuzz:
+	@$(tests)host/fuzz.sh $(SECONDS)
 
 ## demo             show the module at work, in a virtual machine
 demo:
