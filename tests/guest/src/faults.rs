@@ -69,12 +69,9 @@ fn expect_recovery(guest: &mut Guest, kinds: &[Kind], fate: Fate, log: Option<&s
         // Not the very next, so that the reader is in the middle of it.
         let bad = guest.emulator.status()?.next_block + 1;
         guest.emulator.fault(Fault::at(bad, kind.clone()))?;
-        match (fate, log) {
-            (Lost(more), _) => {
-                lost.push(bad);
-                missing.extend(bad..=bad + more);
-            }
-            (Delivered, _) => (),
+        if let Lost(more) = fate {
+            lost.push(bad);
+            missing.extend(bad..=bad + more);
         }
         if let Some(log) = log {
             guest.log.announce(log);
@@ -126,13 +123,12 @@ fn no_answer(guest: &mut Guest) -> Result<()> {
 
 /// One command is not taken.
 fn command_not_taken(guest: &mut Guest) -> Result<()> {
-    let log = Some("no complete answer in time");
     // The command uses up no block, so the block itself can come.
     let node = guest.start()?;
     guest.wait_until_full()?;
     let bad = guest.emulator.status()?.next_block + 1;
     guest.emulator.fault(Fault::at(bad, Kind::Hold))?;
-    guest.log.announce(log.unwrap_or_default());
+    guest.log.announce("no complete answer in time");
     let bytes = node.read_all(8 * BLOCK)?;
     guest.expect_stream_but(&bytes, &[bad, bad + 1, bad + 2])
 }
