@@ -55,3 +55,4 @@ help:
 	@sed -n 's/^## /  /p' $(MAKEFILE_LIST)
 
 include tests/tests.mk
+include packaging/packaging.mk
