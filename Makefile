@@ -54,5 +54,5 @@ help:
 	@echo "Targets (see README.md for how to install, CONTRIBUTING.md for how to test):"
 	@sed -n 's/^## /  /p' $(MAKEFILE_LIST)
 
-include tests/tests.mk
-include packaging/packaging.mk
+-include tests/tests.mk
+-include packaging/packaging.mk
