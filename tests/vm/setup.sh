@@ -124,7 +124,7 @@ make_root() {
 	fi
 	[ -n "$address" ] || die "the host's apt has no Debian mirror: set ALRANDOM_MIRROR to the address of one"
 	# What an interrupted run has left. It had its mounts in a namespace that is gone.
-	as_root rm -rf --one-file-system "$1.partial"
+	as_root rm -rf --one-file-system "$cache"/root-*.partial
 	# Each option of apt is one line; none has a newline in it.
 	set -- "$1" "$address"
 	options=$(apt_options)
@@ -176,7 +176,7 @@ cargo_config() {
 }
 
 make_programs() {
-	rm -rf "$1.partial" "$cache/programs.build"
+	rm -rf "$cache"/programs-*.partial "$cache/programs.build"
 	mkdir -p "$1.partial" "$cache/programs.build" "$cache/cargo"
 	# New files: cargo goes by their times, which a clone may have any of.
 	program_sources | sort -u | tar -C "$clone" -cf - -T - | tar -C "$cache/programs.build" -xmf -
@@ -202,7 +202,10 @@ make_programs() {
 mkdir -p "$cache/logs"
 host_packages
 
-root=$cache/root-$(cat "$here/root.conf" "$here/root.sh" | sha256sum | cut -c 1-16)
+# shellcheck disable=SC2086 # However the lists are broken into lines, they are the same lists.
+key=$( (echo $SUITE $KERNEL_SUITE $KERNEL_AT_LEAST $BUILD_PACKAGES $GUEST_PACKAGES && cat "$here/root.sh") |
+	sha256sum | cut -c 1-16)
+root=$cache/root-$key
 if [ ! -d "$root" ]; then
 	lock root
 	[ -d "$root" ] || make_root "$root"

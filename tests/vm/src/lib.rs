@@ -11,6 +11,7 @@ pub mod kvm;
 pub mod layout;
 pub mod machine;
 pub mod modules;
+pub mod provoked;
 pub mod qemu;
 pub mod shell;
 pub mod step;

@@ -11,6 +11,7 @@ use alrandom_vm::{
         Parts,
         Payload, //
     },
+    provoked,
     qemu::Accelerator,
     shell,
     step::{
@@ -61,6 +62,9 @@ const STAGE_TIME: Duration = Duration::from_secs(60);
 
 /// How long a test may take with KVM, unless the command line says otherwise.
 const TEST_TIME: Duration = Duration::from_secs(120);
+
+/// How long the test that hangs on purpose is given.
+const HANG_TIME: Duration = Duration::from_secs(20);
 
 /// How much more time everything gets where QEMU emulates the processor.
 const TCG_FACTOR: u32 = 5;
@@ -141,6 +145,8 @@ enum Action {
     },
     /// Show the module at work
     Demo,
+    /// Run only the runner's own tests, which `test` runs as well
+    SelfTest,
     /// Run the tests
     Test {
         /// Only the guest's tests with this in their names, and no others
@@ -200,6 +206,7 @@ fn run(arguments: Arguments) -> Result<u8> {
             emulator,
         } => project.shell(cmd.as_deref(), device, emulator),
         Action::Demo => project.demo(),
+        Action::SelfTest => Ok(u8::from(!project.runner_tests()?.failed.is_empty())),
         Action::Test {
             filter,
             host_tests,
@@ -488,21 +495,24 @@ impl Project {
                     .map(|name| format!("{name}\n      log: {}", log.display())),
             );
         }
-        match self.guest_tests(tests) {
-            Ok(summary) => {
-                passed += summary.passed;
-                failed.extend(summary.failed.iter().map(|failure| {
-                    format!(
-                        "{}: {}\n      log: {}",
-                        failure.name,
-                        failure.why,
-                        failure.log.display()
-                    )
-                }));
-            }
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                failed.push(format!("guest tests: {error:#}"));
+        let mut runs = vec![("guest tests", self.guest_tests(tests))];
+        if tests.filter.is_none() && tests.guest_tests.is_none() {
+            runs.push(("the runner's own tests", self.runner_tests()));
+        }
+        for (what, run) in runs {
+            match run {
+                Ok(summary) => {
+                    passed += summary.passed;
+                    failed.extend(summary.failed.iter().map(|failure| {
+                        format!(
+                            "{}: {}\n      log: {}",
+                            failure.name,
+                            failure.why,
+                            failure.log.display()
+                        )
+                    }));
+                }
+                Err(error) => failed.push(format!("{what}: {error:#}")),
             }
         }
         let count = failed.len() + uncounted;
@@ -539,10 +549,30 @@ impl Project {
             limit: tests
                 .time_limit
                 .unwrap_or_else(|| scale(TEST_TIME, options.accelerator)),
+            out: &mut std::io::stdout(),
             summary: Summary::default(),
         };
         suite.run(names)?;
         Ok(suite.summary)
+    }
+
+    /// Runs the runner's own tests.
+    fn runner_tests(&self) -> Result<Summary> {
+        let logs = self.workshop.logs.join("runner");
+        fs::create_dir_all(&logs)?;
+        let payload = vec![Payload {
+            name: "bin/guest-tests".into(),
+            from: provoked::program(&logs)?,
+        }];
+        let options = self.options(payload, Device::None, Vec::new())?;
+        println!("==> the runner's own tests: it has to see a hang, a crash and other failures");
+        provoked::run(
+            &mut |logs| self.boot(&options, logs),
+            layout::GUEST_TESTS,
+            &logs,
+            HANG_TIME,
+            &mut std::io::stdout(),
+        )
     }
 }
 

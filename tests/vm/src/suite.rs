@@ -162,6 +162,8 @@ pub struct Suite<'a> {
     pub logs: &'a Path,
     /// How long a test may take.
     pub limit: Duration,
+    /// Where each test is told of as it ends.
+    pub out: &'a mut dyn Write,
     /// How it went so far.
     pub summary: Summary,
 }
@@ -186,12 +188,12 @@ impl Suite<'_> {
             match self.one_boot(&mut machine, &mut tracker, number)? {
                 End::Complete => return Ok(()),
                 End::Culprit(name, why) => {
-                    self.ended(&name, Some(why), None, &console_log);
+                    self.ended(&name, Some(why), None, &console_log)?;
                     tracker.left.retain(|left| *left != name);
                 }
                 End::Broken(why) => {
                     for name in std::mem::take(&mut tracker.left) {
-                        self.ended(&name, Some(why.clone()), None, &console_log);
+                        self.ended(&name, Some(why.clone()), None, &console_log)?;
                     }
                 }
             }
@@ -201,29 +203,37 @@ impl Suite<'_> {
         Ok(())
     }
 
-    /// Notes and prints how a test ended.
-    fn ended(&mut self, name: &str, why: Option<String>, time: Option<Duration>, log: &Path) {
+    /// Notes and tells how a test ended.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be told.
+    fn ended(
+        &mut self,
+        name: &str,
+        why: Option<String>,
+        time: Option<Duration>,
+        log: &Path,
+    ) -> Result<()> {
         let time = time.map_or(String::new(), |time| {
             format!(" ({:.1} s)", time.as_secs_f32())
         });
-        match why {
-            None => {
-                println!("ok    {name}{time}");
-                self.summary.passed += 1;
-            }
-            Some(why) => {
-                println!(
-                    "FAIL  {name}{time}\n      {why}\n      log: {}",
-                    log.display()
-                );
-                self.summary.failed.push(Failure {
-                    name: name.to_string(),
-                    why,
-                    log: log.to_path_buf(),
-                });
-            }
-        }
-        let _ = std::io::stdout().flush();
+        let Some(why) = why else {
+            writeln!(self.out, "ok    {name}{time}")?;
+            self.summary.passed += 1;
+            return Ok(self.out.flush()?);
+        };
+        writeln!(
+            self.out,
+            "FAIL  {name}{time}\n      {why}\n      log: {}",
+            log.display()
+        )?;
+        self.summary.failed.push(Failure {
+            name: name.to_string(),
+            why,
+            log: log.to_path_buf(),
+        });
+        Ok(self.out.flush()?)
     }
 
     /// Runs what is left of the tests in one machine, as far as it gets.
@@ -238,7 +248,7 @@ impl Suite<'_> {
         let mut console = Console::default();
         console.read(&log);
         for report in console.take_reports() {
-            self.ended("boot", Some(report.text()), None, &log);
+            self.ended("boot", Some(report.text()), None, &log)?;
         }
         let mut argv = vec![self.program.to_string()];
         argv.extend(tracker.left.iter().cloned());
@@ -266,7 +276,7 @@ impl Suite<'_> {
                                 let time = since.elapsed();
                                 started = true;
                                 let reports = reports_of(&name, &mut console, &log);
-                                self.ended(&name, merge(why, reports), Some(time), &log);
+                                self.ended(&name, merge(why, reports), Some(time), &log)?;
                                 since = Instant::now();
                             }
                         }
@@ -282,7 +292,7 @@ impl Suite<'_> {
                 Event::Frame(Frame::Exit(status)) if tracker.left.is_empty() => {
                     if status != 0 && self.summary.failed.len() == failed_before {
                         let why = format!("exit status {status}, though no test failed");
-                        self.ended("guest-tests", Some(why), None, &log);
+                        self.ended("guest-tests", Some(why), None, &log)?;
                     }
                     break None;
                 }
