@@ -49,7 +49,13 @@ use kernel::{
 };
 
 /// The most bytes that one `read(2)` returns; it costs no memory.
-pub(crate) const MAX_BYTES_USER_CAN_REQUEST: usize = 100_000;
+///
+/// In the kernel tree it is `CONFIG_RNG_ALRANDOM_MAX_BYTES_USER_CAN_REQUEST`, out of it 100000.
+pub(crate) const MAX_BYTES_USER_CAN_REQUEST: usize =
+    match usize::from_str_radix(env!("ALRANDOM_MAX_BYTES"), 10) {
+        Ok(bytes) => bytes,
+        Err(_) => panic!("ALRANDOM_MAX_BYTES is no number of bytes"),
+    };
 
 /// What the log says where [`DISABLE_STATISTICAL_TESTS`] is set.
 pub(crate) const TESTS_DISABLED: &str =

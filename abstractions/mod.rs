@@ -13,6 +13,7 @@ pub(crate) mod miscdevice;
 pub(crate) mod moduleparam;
 pub(crate) mod proc_fs;
 pub(crate) mod sensitive;
+#[cfg_attr(not(CONFIG_TTY), path = "no_tty.rs")]
 pub(crate) mod tty;
 #[macro_use]
 pub(crate) mod usb;
