@@ -157,8 +157,11 @@ program_sources() {
 	for crate in $PROGRAM_CRATES; do
 		find "tests/$crate" -name target -prune -o -type f -print
 	done
-	# Files of the module that are compiled into tests as well.
-	grep -rhoE '\.\./\.\./\.\./[a-z_]+\.rs' tests/*/src 2>/dev/null | sed 's,.*/,,' | sort -u
+	# Files of the module's that are compiled into tests, or compared with what these find.
+	grep -rhoE '"\.\./\.\./\.\./[^"]+"' tests/*/src --include='*.rs' | tr -d '"' | sed 's,^\.\./\.\./\.\./,,' |
+		sort -u | while read -r file; do
+		[ ! -f "$file" ] || echo "$file"
+	done
 	# The workspace, which cargo wants whole.
 	find tests -name target -prune -o -name Cargo.toml -print -o -name Cargo.lock -print
 	for crate in tests/*/Cargo.toml; do
