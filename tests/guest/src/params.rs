@@ -13,6 +13,7 @@ use crate::support::{
     tests,
     Guest,
     Info,
+    Stream,
     Test,
     BLOCK, //
 };
@@ -170,7 +171,7 @@ fn bytes_per_sample_can_be_changed(guest: &mut Guest) -> Result<()> {
     ensure!(value("bytesPerSample")? == "100");
     let ready = usize::try_from(full)? - 1;
     guest.stream().expect(&node.read_all(ready * BLOCK)?)?;
-    let mut stream = crate::support::Stream::from_block(guest.seed, full).of_last_bytes(100);
+    let mut stream = Stream::from_block(guest.seed, full).of_last_bytes(100);
     stream.expect(&node.read_all(1000)?)
 }
 

@@ -6,11 +6,11 @@ use crate::support::{
     tests,
     tty::Tty,
     wait_until,
-    Background,
     Guest,
     Node,
     Stream,
     Test,
+    UsbDevice,
     BLOCK, //
 };
 use alpharng_emu::stream::{
@@ -23,7 +23,11 @@ use anyhow::{
     Result, //
 };
 use rustix::io::Errno;
-use std::fs;
+use std::{
+    fs,
+    thread,
+    time::Duration, //
+};
 
 /// The tests of this file.
 pub(crate) const TESTS: &[Test] = tests![
@@ -61,7 +65,7 @@ fn taken_at_load_and_given_back_at_unload(guest: &mut Guest) -> Result<()> {
 }
 
 /// Loads the module while a program has the tty open.
-fn load_while_held(guest: &mut Guest) -> Result<(crate::support::UsbDevice, Tty)> {
+fn load_while_held(guest: &mut Guest) -> Result<(UsbDevice, Tty)> {
     let device = guest.plug()?;
     let mut tty = Tty::open(&device)?;
     guest.load(&[])?;
@@ -80,8 +84,8 @@ fn load_while_held(guest: &mut Guest) -> Result<(crate::support::UsbDevice, Tty)
 /// becomes free.
 fn held_tty_is_left_alone_and_taken_when_it_is_closed(guest: &mut Guest) -> Result<()> {
     let (device, tty) = load_while_held(guest)?;
-    let waiting = Background::start(|| ())?;
-    waiting.goes_on_for(std::time::Duration::from_millis(2500));
+    // It is tried again each second.
+    thread::sleep(Duration::from_millis(2500));
     ensure!(guest.log.count("AlphaRNG is in use by another program") == 1);
     ensure!(device.is_with_cdc_acm());
 
@@ -181,7 +185,8 @@ fn unbound_by_root_it_stays_so(guest: &mut Guest) -> Result<()> {
     let interface = bound.context("nothing is bound")?.file_name();
     fs::write(format!("{drivers}/unbind"), interface.as_encoded_bytes())?;
     ensure!(node.read(1) == Err(Errno::NODEV));
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    // As long as it takes to try a busy device again.
+    thread::sleep(Duration::from_millis(1500));
     ensure!(node.read(1) == Err(Errno::NODEV));
     guest.unplug()?;
     let mut stream = guest.replug()?;

@@ -39,6 +39,8 @@ use std::{
         },
         Arc, //
     },
+    thread,
+    time::Duration, //
 };
 
 /// The tests of this file.
@@ -219,7 +221,7 @@ fn storm_of_20(guest: &mut Guest) -> Result<()> {
                     if episodes.last().is_some_and(|episode| !episode.is_empty()) {
                         episodes.push(Vec::new());
                     }
-                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    thread::sleep(Duration::from_millis(1));
                 }
                 Err(error) => return Err(error).context("read(2)"),
             }
@@ -230,8 +232,7 @@ fn storm_of_20(guest: &mut Guest) -> Result<()> {
         guest.unplug()?;
         guest.replug()?;
     }
-    guest.emulator.status()?;
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    thread::sleep(Duration::from_millis(500));
     stop.store(true, Ordering::Relaxed);
     let episodes = reader.join()??;
 
