@@ -21,7 +21,7 @@ newest_kernel() {
 		apt-cache madison $(apt-cache pkgnames linux-image- | grep -E "^linux-image-[0-9.]+[+]deb[0-9]+-amd64$") \
 			$(apt-cache pkgnames linux-headers- | grep -E "^linux-headers-[0-9.]+[+]deb[0-9]+-amd64$") \
 			$(apt-cache pkgnames linux-source- | grep -E "^linux-source-[0-9.]+$")' |
-	awk -F ' *[|] *' -v least="$KERNEL_AT_LEAST" '
+	awk -F ' *[|] *' -v least="$KERNEL_AT_LEAST" -v only="$KERNEL_SERIES" '
 		{ sub(/^ */, "", $1); have[$1, $2] = 1 }
 		$1 ~ /^linux-image-/ { image[$1, $2] = $1 SUBSEP $2 }
 		END {
@@ -33,6 +33,8 @@ newest_kernel() {
 				series = n[1] "." n[2]
 				if (n[1] + 0 < min[1] + 0 || (n[1] + 0 == min[1] + 0 && n[2] + 0 < min[2] + 0))
 					continue
+				if (only != "" && series != only)
+					continue
 				if (have["linux-headers-" release, f[2]] && have["linux-source-" series, f[2]])
 					print release, f[2], series
 			}
@@ -43,7 +45,7 @@ newest_kernel() {
 install_kernel() {
 	chosen=$(newest_kernel "$1")
 	[ -n "$chosen" ] ||
-		die "$KERNEL_SUITE has no kernel >= $KERNEL_AT_LEAST with image, headers and source in one version"
+		die "$KERNEL_SUITE has no kernel ${KERNEL_SERIES:->= $KERNEL_AT_LEAST} with image, headers and source in one version"
 	read -r release version series <<-END
 		$chosen
 	END
@@ -81,6 +83,7 @@ make_root() {
 	mmdebstrap --mode=root --format=directory --variant=minbase --components=main \
 		--include="$(echo $BUILD_PACKAGES $GUEST_PACKAGES | tr ' ' ,)" \
 		--aptopt='Apt::Install-Recommends "false"' --aptopt='Acquire::Retries "3"' "$@" \
+		--dpkgopt=force-unsafe-io \
 		--dpkgopt='path-exclude=/usr/share/man/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' \
 		--dpkgopt='path-exclude=/usr/share/info/*' \

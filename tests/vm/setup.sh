@@ -124,7 +124,10 @@ make_root() {
 	fi
 	[ -n "$address" ] || die "the host's apt has no Debian mirror: set ALRANDOM_MIRROR to the address of one"
 	# What an interrupted run has left. It had its mounts in a namespace that is gone.
-	as_root rm -rf --one-file-system "$cache"/root-*.partial
+	for partial in "$cache"/root-*.partial; do
+		[ ! -e "$partial" ] ||
+			logged removal "removing what an interrupted run has left" as_root rm -rf --one-file-system "$partial"
+	done
 	# Each option of apt is one line; none has a newline in it.
 	set -- "$1" "$address"
 	options=$(apt_options)
@@ -141,7 +144,7 @@ make_root() {
 	target=$1
 	shift
 	logged root "making a Debian $SUITE with kernel, compilers and tools (two minutes or so)" \
-		as_root unshare --mount "$here/root.sh" make "$target.partial" "$@"
+		as_root env "ALRANDOM_KERNEL=$KERNEL_SERIES" unshare --mount "$here/root.sh" make "$target.partial" "$@"
 	as_root mv "$target.partial" "$target"
 	for old in "$cache"/root-????????????????; do
 		key=${old##*/root-}
@@ -206,7 +209,7 @@ mkdir -p "$cache/logs"
 host_packages
 
 # shellcheck disable=SC2086 # However the lists are broken into lines, they are the same lists.
-key=$( (echo $SUITE $KERNEL_SUITE $KERNEL_AT_LEAST $BUILD_PACKAGES $GUEST_PACKAGES && cat "$here/root.sh") |
+key=$( (echo $SUITE $KERNEL_SUITE $KERNEL_AT_LEAST "$KERNEL_SERIES" $BUILD_PACKAGES $GUEST_PACKAGES && cat "$here/root.sh") |
 	sha256sum | cut -c 1-16)
 root=$cache/root-$key
 if [ ! -d "$root" ]; then

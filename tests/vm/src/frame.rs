@@ -122,8 +122,13 @@ impl Frame {
     /// Those of `from`; `UnexpectedEof` in the middle of a frame; `InvalidData` if it is none.
     pub fn read(from: &mut impl Read) -> io::Result<Option<Frame>> {
         let mut kind = [0];
-        if from.read(&mut kind)? == 0 {
-            return Ok(None);
+        loop {
+            match from.read(&mut kind) {
+                Ok(0) => return Ok(None),
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
         }
         let mut length = [0; 4];
         from.read_exact(&mut length)?;
