@@ -10,7 +10,7 @@ make -C "$2" M="$1" CLIPPY=1 KRUSTFLAGS=-Dwarnings modules
 cd "$1"
 command=$(sed -n 's/^savedcmd_[^ ]* := //p' .alrandom.o.cmd | sed \
 	-e 's/ ; .*//' \
-	-e 's/ \(rustc\|clippy-driver\) / rustdoc /' \
+	-e 's, \([^ ]*/\)\?\(rustc\|clippy-driver\) , rustdoc ,' \
 	-e 's/ --out-dir [^ ]*//' \
 	-e 's/ --emit=[^ ]*//g' \
 	-e 's/ --remap-path-[^ ]*//g' \
