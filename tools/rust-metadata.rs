@@ -162,7 +162,7 @@ impl Drop for Trial {
 /// What `--help` prints.
 const HELP: &str = "\
 Usage: rust-metadata [OPTION]... [RELEASE]
-       rust-metadata --find [RELEASE]
+       rust-metadata --find | --check [RELEASE]
        rust-metadata --list | --clean [--all]
 
 Makes, from the distribution's own source package, the files that a Rust module is compiled
@@ -171,6 +171,7 @@ RELEASE is a kernel release as `uname -r` prints it; the running one by default.
 Prints the folder to give to `make -C`; everything else goes to the standard error.
 
   --find            print the folder to give to `make -C` if there is one; make nothing
+  --check           say what is in the way of making it, if anything; make nothing
   --list            list the copies in the cache and whether they still fit
   --clean           remove copies that no longer fit, and left-overs
   --clean --all     remove all copies
@@ -1561,6 +1562,8 @@ enum Action {
     Make,
     /// Print where one is.
     Find,
+    /// Look whether one can be made.
+    Check,
     /// List all.
     List,
     /// Remove those that no longer fit, or all.
@@ -1610,6 +1613,7 @@ impl Options {
             };
             match name {
                 "--find" => options.action = Action::Find,
+                "--check" => options.action = Action::Check,
                 "--list" => options.action = Action::List,
                 "--clean" => options.action = Action::Clean,
                 "--help" | "-h" => options.action = Action::Help,
@@ -1735,6 +1739,7 @@ fn find(options: &Options) -> Result {
 }
 
 /// The default action: makes a copy with the metadata, unless there is one or none is needed.
+/// `--check` stops where the work would begin.
 fn make(options: &Options) -> Result {
     let release = options.release()?;
     let headers = match Headers::look(&release, options.headers.as_deref())? {
@@ -1762,6 +1767,12 @@ fn make(options: &Options) -> Result {
     tools.check_others(&headers.config)?;
     let common = headers.common()?;
     let source = Source::find(&headers, options)?;
+    if options.action == Action::Check {
+        progress(&format!(
+            "the metadata of kernel {release} can be made: nothing is in the way"
+        ));
+        return Ok(());
+    }
 
     make_dir(&cache)?;
     if !is_trusted(&cache) {
@@ -2102,7 +2113,7 @@ fn main() -> ExitCode {
         }
     };
     let result = match options.action {
-        Action::Make => make(&options),
+        Action::Make | Action::Check => make(&options),
         Action::Find => find(&options),
         Action::List => list(&options),
         Action::Clean => clean(&options),
@@ -2796,6 +2807,7 @@ mod tests {
         assert!(options.verbose);
         assert_eq!(options.release.as_deref(), Some("7.2.12"));
         assert_eq!(parse("--find 7.2.12").unwrap().action, Action::Find);
+        assert_eq!(parse("--check 7.2.12").unwrap().action, Action::Check);
         assert_eq!(parse("--clean --all").unwrap().action, Action::Clean);
         for (wrong, word) in [
             ("--fnd", "unknown option --fnd"),
