@@ -2742,6 +2742,9 @@ mod tests {
             run.run("building", command, |_| false)
         };
         assert_eq!(sh("echo fine"), Ok(()));
+        // The fifth field of stat is the process group (proc(5)): a step leads one of its own.
+        let leads = r#"read -r _ _ _ _ group _ </proc/$$/stat; [ "$group" = $$ ]"#;
+        assert_eq!(sh(leads), Ok(()));
         let refusal = line(sh(
             "echo 'a.c:1: error: bad' >&2; echo 'b.c:2: error: worse'; exit 2",
         ));
@@ -2781,6 +2784,9 @@ mod tests {
         assert!(refusal(io::ErrorKind::ReadOnlyFilesystem).contains("--cache DIR"));
         assert!(refusal(io::ErrorKind::PermissionDenied).contains("run as root"));
         assert!(!refusal(io::ErrorKind::NotFound).contains("--cache"));
+        // 13 is EACCES (errno(3)).
+        let denied = io_refusal(Path::new("/cache"), &io::Error::from_raw_os_error(13));
+        assert!(denied.0.starts_with("/cache: Permission denied; choose"));
     }
 
     #[test]
