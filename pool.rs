@@ -424,6 +424,8 @@ impl Pool {
         inner.discard_ready();
         inner.demands.start_up_test = true;
         inner.wake_driver();
+        // Whoever reads after this waits for the outcome.
+        self.set_state(&mut inner, State::Running);
         Ok(())
     }
 
