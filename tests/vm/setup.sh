@@ -37,11 +37,18 @@ die() {
 	exit 1
 }
 
+# Makes sure that as_root will work, for what is said in $1. Asks for a password here, if there is one to
+# ask for, and not in the middle of something.
+root_for() {
+	[ "$(id -u)" != 0 ] || return 0
+	command -v sudo >/dev/null || die "$1 takes root: install sudo, or run this as root"
+	sudo -n true 2>/dev/null || sudo -v || die "$1 takes root, and sudo does not let you: run this as root"
+}
+
 as_root() {
 	if [ "$(id -u)" = 0 ]; then
 		"$@"
 	else
-		command -v sudo >/dev/null || die "'$1' takes root: install sudo, or run this as root"
 		sudo "$@"
 	fi
 }
@@ -98,6 +105,7 @@ host_packages() {
 	[ -n "$missing" ] || return 0
 	command -v apt-get >/dev/null ||
 		die "this host is no Debian: install by hand what Debian has in the packages$missing"
+	root_for "installing$missing"
 	logged packages "installing$missing" install_packages $missing
 }
 
@@ -117,6 +125,7 @@ make_root() {
 	[ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || die "the test machine needs a Debian host on amd64"
 	free=$(df -Pk "$cache" | awk 'NR == 2 { print int($4 / 1048576) }')
 	[ "$free" -ge "$SPACE" ] || die "$cache has $free GB left and this takes $SPACE: set XDG_CACHE_HOME to a directory with more"
+	root_for "making the test machine's root"
 	address=${ALRANDOM_MIRROR:-$(mirror)}
 	if [ -z "$address" ]; then
 		logged apt "updating the host's package lists" as_root apt-get -q update
