@@ -173,9 +173,6 @@ status=$?
 	grep -q "make it by: $program $release\$" "$tmp/err"
 result $? '--find without a copy names the command'
 
-run -- --check "$release" && [ ! -s "$tmp/out" ] && clean && grep -q 'nothing is in the way' "$tmp/err"
-result $? '--check finds nothing in the way, and makes nothing'
-
 "$program" --cache "$cache" "$release" >"$tmp/second" 2>"$tmp/second.err" &
 second=$!
 run -- "$release"
