@@ -11,10 +11,14 @@ quote = '$(subst ','\'',$(1))'
 check:
 	@$(tests)check.sh
 
+# Programs that run tests of their own and print TAP; each gets FILTER as its argument.
+more-tests :=
+
 test: export ALRANDOM_CHECK := all
 ## test             all tests: those of check, and those in a virtual machine (FILTER=... for some)
 test:
-	@$(tests)vm/run.sh test $(if $(FILTER),--filter $(call quote,$(FILTER)),--host-tests $(tests)check.sh)
+	@$(tests)vm/run.sh test $(if $(FILTER),--filter $(call quote,$(FILTER)),--host-tests $(tests)check.sh) \
+		$(addprefix --more-tests ,$(more-tests))
 
 ## bench            time of the health tests against that of a plain loop in C
 bench:

@@ -11,6 +11,7 @@ pub mod kvm;
 pub mod layout;
 pub mod machine;
 pub mod modules;
+pub mod more;
 pub mod provoked;
 pub mod qemu;
 pub mod shell;

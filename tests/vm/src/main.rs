@@ -11,7 +11,7 @@ use alrandom_vm::{
         Parts,
         Payload, //
     },
-    provoked,
+    more, provoked,
     qemu::Accelerator,
     shell,
     step::{
@@ -149,12 +149,16 @@ enum Action {
     SelfTest,
     /// Run the tests
     Test {
-        /// Only the guest's tests with this in their names, and no others
+        /// Only the tests of the guest, and of --more-tests, with this in their names
         #[arg(long)]
         filter: Option<String>,
         /// Also run this program, which runs the tests that need no machine, and count its results
         #[arg(long)]
         host_tests: Option<PathBuf>,
+        /// After the guest's tests also run this program, with the filter as its argument if there is
+        /// one, and count its results, which it prints as TAP; may be repeated
+        #[arg(long)]
+        more_tests: Vec<PathBuf>,
         /// A program to use instead of guest-tests
         #[arg(long)]
         guest_tests: Option<PathBuf>,
@@ -210,12 +214,14 @@ fn run(arguments: Arguments) -> Result<u8> {
         Action::Test {
             filter,
             host_tests,
+            more_tests,
             guest_tests,
             time_limit,
             device,
         } => project.test(&Tests {
             filter,
             host_tests,
+            more_tests,
             guest_tests,
             time_limit: time_limit.map(Duration::from_secs),
             device,
@@ -244,6 +250,8 @@ struct Tests {
     filter: Option<String>,
     /// Program that runs the tests that need no machine.
     host_tests: Option<PathBuf>,
+    /// Programs that run other tests.
+    more_tests: Vec<PathBuf>,
     /// Program instead of `guest-tests`.
     guest_tests: Option<PathBuf>,
     /// How long a test may take.
@@ -467,9 +475,8 @@ impl Project {
             .map(str::to_string)
             .collect();
         ensure!(
-            !names.is_empty(),
-            "no test's name contains {:?}; `{} --list` has them all",
-            filter.unwrap_or_default(),
+            filter.is_some() || !names.is_empty(),
+            "{} has no tests",
             program.display()
         );
         Ok(names)
@@ -515,6 +522,22 @@ impl Project {
                 Err(error) => failed.push(format!("{what}: {error:#}")),
             }
         }
+        for program in &tests.more_tests {
+            let log = self.log_of(program);
+            match more::run(program, tests.filter.as_deref(), &log) {
+                Ok(results) => {
+                    passed += results.passed;
+                    let failures = results.failed.iter();
+                    failed.extend(failures.map(|failure| {
+                        format!("{failure}\n      log: {}", log.display()) //
+                    }));
+                }
+                Err(error) => failed.push(format!("{error:#}")),
+            }
+        }
+        if let (Some(filter), 0, true) = (&tests.filter, passed, failed.is_empty()) {
+            failed.push(format!("no test's name contains {filter:?}"));
+        }
         let count = failed.len() + uncounted;
         if count > 0 {
             println!("\nfailed:");
@@ -527,11 +550,24 @@ impl Project {
         Ok(u8::from(count > 0))
     }
 
+    /// The log of a program of tests: named after it and its directory, as these are all `run.sh` or so.
+    fn log_of(&self, program: &Path) -> PathBuf {
+        let directory = program.parent().and_then(Path::file_name);
+        let mut name = directory.unwrap_or_default().to_os_string();
+        name.push("-");
+        name.push(program.file_stem().unwrap_or_default());
+        name.push(".log");
+        self.workshop.logs.join(name)
+    }
+
     /// Runs the tests that run in the guest.
     fn guest_tests(&self, tests: &Tests) -> Result<Summary> {
         let own = self.parts.programs.join("guest-tests");
         let program = tests.guest_tests.as_ref().unwrap_or(&own);
         let names = Self::names(program, tests.filter.as_deref())?;
+        if names.is_empty() {
+            return Ok(Summary::default());
+        }
         let mut payload = self.build()?;
         if let Some(other) = &tests.guest_tests {
             payload.retain(|item| item.from != own);
