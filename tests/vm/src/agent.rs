@@ -213,8 +213,16 @@ fn boot(port: &mut File) -> Result<()> {
     mount_new("tmpfs", "tmpfs", "/memory", none, "mode=0755")?;
     fs::create_dir_all("/memory/upper")?;
     fs::create_dir_all("/memory/work")?;
-    let layers = "lowerdir=/lower,upperdir=/memory/upper,workdir=/memory/work";
-    mount_new("overlay", "root", "/root", none, layers)?;
+    let mut lower = "/lower";
+    if Path::new(layout::LAYER).exists() {
+        wait_for("second disk", || {
+            Path::new("/dev/vdb").exists().then_some(())
+        })?;
+        mount_new("erofs", "/dev/vdb", "/layer", MountFlags::RDONLY, "")?;
+        lower = "/layer:/lower";
+    }
+    let layers = format!("lowerdir={lower},upperdir=/memory/upper,workdir=/memory/work");
+    mount_new("overlay", "root", "/root", none, &layers)?;
     for point in ["/dev", "/proc", "/sys"] {
         mount_move(point, format!("/root{point}"))
             .with_context(|| format!("can't move {point}"))?;

@@ -81,6 +81,7 @@ pub fn choose(parts: &Parts, cache: &Path, logs: &Path) -> Result<Accelerator> {
     let options = Options {
         accelerator: Accelerator::Kvm,
         payload: None,
+        layer: None,
         emulator: None,
         share: None,
         parameters: Vec::new(),

@@ -6,6 +6,9 @@
 /// machine has no disk.
 pub const MODULE_LIST: &str = "/modules/list";
 
+/// In the initial ram disk: there if a second disk has a layer that belongs on top of the root.
+pub const LAYER: &str = "/layer-is-there";
+
 /// Directory of what the host brings along, the same in the initial ram disk and in the guest's root.
 /// It is in memory, so it may be changed there.
 pub const PAYLOAD: &str = "/mnt/alrandom";

@@ -101,8 +101,14 @@ impl Parts {
         self.root.join("disk.img")
     }
 
-    /// Writes the initial ram disk for a machine with the disk, or without it (a probe).
-    fn write_ram_disk(&self, to: &Path, payload: Option<&[Payload]>) -> Result<()> {
+    /// Writes the initial ram disk for a machine with the disk, or without it (a probe), and with a layer
+    /// over it, or without.
+    fn write_ram_disk(
+        &self,
+        to: &Path,
+        payload: Option<&[Payload]>,
+        layer: Option<&Path>,
+    ) -> Result<()> {
         let file = File::create(to).with_context(|| format!("can't write {}", to.display()))?;
         let mut archive = Archive::new(BufWriter::new(file));
         let agent = self.programs.join("vm-agent");
@@ -124,6 +130,9 @@ impl Parts {
             list.push_str(&format!("/{inside}\n"));
         }
         archive.file(inside(layout::MODULE_LIST), 0o644, list.as_bytes())?;
+        if layer.is_some() {
+            archive.file(inside(layout::LAYER), 0o644, b"")?;
+        }
         archive.copy(inside(layout::AGENT), &agent)?;
         for item in payload {
             let name = format!("{}/{}", inside(layout::PAYLOAD), item.name);
@@ -158,6 +167,9 @@ pub struct Options {
     pub accelerator: Accelerator,
     /// What to bring along; `None` for a probe, a machine that has no disk and only starts.
     pub payload: Option<Vec<Payload>>,
+    /// Image of a read-only file system (erofs) that belongs on top of the root's, with what has been
+    /// installed there.
+    pub layer: Option<PathBuf>,
     /// Options for the emulator; `None` for a machine without USB.
     pub emulator: Option<Vec<OsString>>,
     /// Directory to share, see [`qemu::Settings::share`].
@@ -253,6 +265,7 @@ impl Machine {
             kernel: parts.kernel(),
             ram_disk: run.path().join("ram-disk"),
             disk: options.payload.is_some().then(|| parts.disk()),
+            layer: options.layer.clone(),
             usb: options.emulator.is_some(),
             run: run.path().to_path_buf(),
             console: logs.console.clone(),
@@ -261,7 +274,11 @@ impl Machine {
             memory: 2048,
             parameters: options.parameters.clone(),
         };
-        parts.write_ram_disk(&settings.ram_disk, options.payload.as_deref())?;
+        parts.write_ram_disk(
+            &settings.ram_disk,
+            options.payload.as_deref(),
+            options.layer.as_deref(),
+        )?;
 
         let qemu = bound(qemu::PROGRAM.as_ref(), &logs.qemu)?
             .args(qemu::arguments(&settings))

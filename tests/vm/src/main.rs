@@ -142,6 +142,10 @@ enum Action {
         /// An option for the emulator (see `alpharng-emu --help`); may be repeated
         #[arg(long, allow_hyphen_values = true)]
         emulator: Vec<OsString>,
+        /// Image of a read-only file system (erofs) to put on top of the root: what it has is all that
+        /// there is of the module, none is built or brought along
+        #[arg(long)]
+        layer: Option<PathBuf>,
     },
     /// Show the module at work
     Demo,
@@ -208,7 +212,8 @@ fn run(arguments: Arguments) -> Result<u8> {
             cmd,
             device,
             emulator,
-        } => project.shell(cmd.as_deref(), device, emulator),
+            layer,
+        } => project.shell(cmd.as_deref(), device, emulator, layer),
         Action::Demo => project.demo(),
         Action::SelfTest => Ok(u8::from(!project.runner_tests()?.failed.is_empty())),
         Action::Test {
@@ -417,6 +422,7 @@ impl Project {
         Ok(Options {
             accelerator,
             payload: Some(payload),
+            layer: None,
             emulator: (device == Device::Plugged).then_some(emulator),
             share: None,
             parameters: Vec::new(),
@@ -425,14 +431,31 @@ impl Project {
     }
 
     /// `vm shell`.
-    fn shell(&self, command: Option<&str>, device: Device, emulator: Vec<OsString>) -> Result<u8> {
-        let options = self.options(self.build()?, device, emulator)?;
+    fn shell(
+        &self,
+        command: Option<&str>,
+        device: Device,
+        emulator: Vec<OsString>,
+        layer: Option<PathBuf>,
+    ) -> Result<u8> {
+        let payload = match &layer {
+            Some(image) => {
+                ensure!(image.is_file(), "there is no {}", image.display());
+                Vec::new()
+            }
+            None => self.build()?,
+        };
+        let has = match &layer {
+            Some(image) => format!("{} is over its root", image.display()),
+            None => format!("{} holds the module and its sources", layout::PAYLOAD),
+        };
+        let mut options = self.options(payload, device, emulator)?;
+        options.layer = layer;
         let mut machine = self.boot(&options, Logs::new(&self.workshop.logs, 1))?;
         if command.is_none() {
             eprintln!(
-                "==> a root shell in the guest: {} holds the module and its sources; \
+                "==> a root shell in the guest: {has}; \
                  `exit` ends the machine\n==> logs: {}; sockets (QMP: qmp.sock): {}",
-                layout::PAYLOAD,
                 self.workshop.logs.display(),
                 machine.run_directory().display()
             );

@@ -42,6 +42,8 @@ pub struct Settings {
     pub ram_disk: PathBuf,
     /// Image of the root's file system; never written to. Without it the machine only starts.
     pub disk: Option<PathBuf>,
+    /// Image of a file system that belongs on top of the root's; never written to.
+    pub layer: Option<PathBuf>,
     /// Whether it gets USB and the sockets for the emulator.
     pub usb: bool,
     /// Directory for sockets.
@@ -139,15 +141,19 @@ pub fn arguments(settings: &Settings) -> Vec<String> {
         "-device",
         format!("virtserialport,chardev=agent,name={}", frame::PORT),
     );
-    if let Some(disk) = &settings.disk {
+    // The guest knows them by their order.
+    for (name, disk) in [("root", &settings.disk), ("layer", &settings.layer)] {
+        let Some(disk) = disk else {
+            continue;
+        };
         add(
             "-blockdev",
             format!(
-                "driver=file,node-name=root,read-only=on,filename={}",
+                "driver=file,node-name={name},read-only=on,filename={}",
                 escape(disk)
             ),
         );
-        add("-device", "virtio-blk-pci,drive=root".into());
+        add("-device", format!("virtio-blk-pci,drive={name}"));
     }
     if let Some(share) = &settings.share {
         add(
@@ -189,6 +195,7 @@ mod tests {
             kernel: "/k".into(),
             ram_disk: "/r".into(),
             disk: Some("/a,b/disk".into()),
+            layer: None,
             usb: true,
             run: "/run".into(),
             console: "/log".into(),
@@ -241,6 +248,22 @@ mod tests {
             disks,
             ["driver=file,node-name=root,read-only=on,filename=/a,,b/disk"]
         );
+    }
+
+    #[test]
+    fn a_layer_is_the_second_disk_and_read_only() {
+        let arguments = arguments(&Settings {
+            layer: Some("/l".into()),
+            ..settings()
+        });
+        assert_eq!(
+            values(&arguments, "-blockdev")[1..],
+            ["driver=file,node-name=layer,read-only=on,filename=/l"]
+        );
+        let devices = values(&arguments, "-device");
+        let at = |drive| devices.iter().position(|device| device == drive);
+        let (root, layer) = ("virtio-blk-pci,drive=root", "virtio-blk-pci,drive=layer");
+        assert!(at(root).is_some() && at(root) < at(layer), "{devices:?}");
     }
 
     #[test]
