@@ -32,9 +32,11 @@ fuzz:
 demo:
 	@$(tests)vm/run.sh demo
 
-## shell            root shell in a virtual machine with an AlphaRNG (CMD='...' runs that; DEVICE=none)
+## shell            root shell in a virtual machine with an AlphaRNG (CMD='...' runs that; DEVICE=none;
+##                  SYSTEMD=1 boots with systemd; BEFORE='...' runs that before the init)
 shell:
-	@$(tests)vm/run.sh shell $(if $(value CMD),--cmd $(call quote,$(value CMD))) $(if $(DEVICE),--device $(call quote,$(DEVICE)))
+	@$(tests)vm/run.sh shell $(if $(value CMD),--cmd $(call quote,$(value CMD))) $(if $(DEVICE),--device $(call quote,$(DEVICE))) \
+		$(if $(SYSTEMD),--systemd) $(if $(value BEFORE),--before $(call quote,$(value BEFORE)))
 
 ## clean-cache      remove what the tests have made and kept (in ~/.cache/alrandom)
 clean-cache:

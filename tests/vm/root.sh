@@ -67,6 +67,24 @@ install_kernel() {
 	mkdir -p "$1/mnt/alrandom"
 }
 
+# Unpacks what newer Debians have: `make_newer ROOT MIRROR [MMDEBSTRAP-OPTION]...`.
+make_newer() {
+	root=$1
+	mirror=$2
+	shift 2
+	for suite in $NEWER_SUITES; do
+		set -- "$@" "deb $mirror $suite main"
+	done
+	# The keys are the root's, as the host may be older than these suites. A mirror that lags behind will do.
+	mmdebstrap --mode=root --format=directory --variant=extract --keyring="$root${KEYRING%%:*}" \
+		--include="$(echo $NEWER_PACKAGES | tr ' ' ,)" \
+		--aptopt='Apt::Install-Recommends "false"' --aptopt='Acquire::Retries "3"' \
+		--aptopt='Acquire::Check-Valid-Until "false"' "${NEWER_SUITES##* }" "$root$NEWER_FOLDER" "$@"
+	for what in doc info locale man; do
+		rm -rf "$root$NEWER_FOLDER/usr/share/$what"
+	done
+}
+
 make_root() {
 	dir=$1
 	mirror=$2
@@ -92,6 +110,7 @@ make_root() {
 		"$SUITE" "$dir/tree" \
 		"deb [signed-by=${KEYRING%%:*}] $mirror $SUITE main" \
 		"deb [signed-by=${KEYRING%%:*}] $mirror $KERNEL_SUITE main"
+	make_newer "$dir/tree" "$mirror" "$@"
 	# A compressed source tarball and the like are for building, which uses tree/; nothing boots from them.
 	mkdir "$dir/tree/run/image"
 	mount --bind "$dir" "$dir/tree/run/image"

@@ -218,7 +218,8 @@ mkdir -p "$cache/logs"
 host_packages
 
 # shellcheck disable=SC2086 # However the lists are broken into lines, they are the same lists.
-key=$( (echo $SUITE $KERNEL_SUITE $KERNEL_AT_LEAST "$KERNEL_SERIES" $BUILD_PACKAGES $GUEST_PACKAGES && cat "$here/root.sh") |
+key=$( (echo $SUITE $KERNEL_SUITE $KERNEL_AT_LEAST "$KERNEL_SERIES" $BUILD_PACKAGES $GUEST_PACKAGES $NEWER_SUITES \
+	$NEWER_PACKAGES $NEWER_FOLDER && cat "$here/root.sh") |
 	sha256sum | cut -c 1-16)
 root=$cache/root-$key
 if [ ! -d "$root" ]; then

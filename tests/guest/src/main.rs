@@ -24,6 +24,7 @@ mod polling;
 mod proc_info;
 mod read_table;
 mod stock_cdc_acm;
+mod systemd;
 mod takeover;
 mod unplug;
 mod wipe;
@@ -66,6 +67,9 @@ const FILES: &[&[Test]] = &[
     broken_build::TESTS,
 ];
 
+/// Tests that need a machine whose init is systemd; in their order.
+const SYSTEMD_FILES: &[&[Test]] = &[systemd::TESTS];
+
 /// Tests the alrandom module in the test machine, as root. Prints TAP.
 #[derive(Debug, Parser)]
 struct Options {
@@ -80,6 +84,9 @@ struct Options {
     /// Print the tests' names and run nothing.
     #[arg(long)]
     list: bool,
+    /// Not those tests that any machine will do for, but those that need systemd as init.
+    #[arg(long)]
+    systemd: bool,
     /// The module under test.
     #[arg(
         long,
@@ -95,9 +102,14 @@ struct Options {
     process_of: Option<String>,
 }
 
+/// All tests, of whichever init.
+fn all() -> Vec<Test> {
+    [FILES, SYSTEMD_FILES].concat().concat()
+}
+
 /// The tests that the options name.
 fn select(options: &Options) -> Result<Vec<Test>> {
-    let all: Vec<Test> = FILES.concat();
+    let all = all();
     if let Some(unknown) = options
         .names
         .iter()
@@ -106,9 +118,17 @@ fn select(options: &Options) -> Result<Vec<Test>> {
     {
         bail!("there is no test {unknown}: --list prints the names of all");
     }
+    let of_init = if options.systemd {
+        SYSTEMD_FILES
+    } else {
+        FILES
+    }
+    .concat();
     let named = |test: &Test| {
         let name = test.name();
-        (options.names.is_empty() || options.names.iter().any(|wanted| wanted == name))
+        // A test that is named runs wherever it may be.
+        (!options.names.is_empty() || of_init.iter().any(|other| other.name() == name))
+            && (options.names.is_empty() || options.names.iter().any(|wanted| wanted == name))
             && (options.filter.is_empty() || options.filter.iter().any(|part| name.contains(part)))
     };
     Ok(all
@@ -126,7 +146,7 @@ fn select(options: &Options) -> Result<Vec<Test>> {
 /// Does what the options say; whether all went well.
 fn run(options: &Options) -> Result<bool> {
     if let Some(name) = &options.process_of {
-        let all = FILES.concat();
+        let all = all();
         let Some(test) = all.iter().find(|test| test.name() == name) else {
             bail!("there is no test {name}");
         };

@@ -7,6 +7,9 @@
 //! the machine. In the new root it starts udev, which finds and loads everything else as on any other
 //! machine; there is no systemd, for it would take most of the time until a test runs. Then a second
 //! process of this program serves the host, and process 1 buries the dead.
+//!
+//! Where the host asks for systemd, process 1 becomes that instead, and the program that serves the host
+//! is one of its services.
 
 use alrandom_vm::{
     frame::{
@@ -15,7 +18,8 @@ use alrandom_vm::{
         Job,
         Size, //
     },
-    layout, //
+    layout,
+    systemd, //
 };
 use anyhow::{
     bail,
@@ -60,7 +64,10 @@ use std::{
             AsFd,
             OwnedFd, //
         },
-        unix::process::ExitStatusExt, //
+        unix::process::{
+            CommandExt,
+            ExitStatusExt, //
+        }, //
     },
     path::Path,
     process::{
@@ -100,7 +107,8 @@ const LOG_ALL: &str = "8";
 
 fn main() {
     let result = match env::args().nth(1).as_deref() {
-        Some("serve") => serve(),
+        Some("serve") => standard_files().and_then(|(from, to)| serve(from, to)),
+        Some(systemd::SERVE) => serve_as_service(),
         _ if std::process::id() == 1 => init(),
         _ => Err(anyhow::anyhow!("this is the guest's init; it runs there")),
     };
@@ -173,7 +181,15 @@ fn init() -> Result<()> {
     mount_new("proc", "proc", "/proc", none, "")?;
     mount_new("sysfs", "sys", "/sys", none, "")?;
     let mut port = open_port(frame::PORT)?;
-    let result = boot(&mut port);
+    let parameters = fs::read_to_string("/proc/cmdline").context("can't read /proc/cmdline")?;
+    let under_systemd = parameters
+        .split_whitespace()
+        .any(|parameter| parameter == systemd::PARAMETER);
+    let result = if under_systemd {
+        become_systemd(&mut port)
+    } else {
+        boot(&mut port)
+    };
     if let Err(error) = &result {
         // The host shows the last stage, so this is how the reason gets there.
         let _ = Frame::Stage(format!("failed: {error:#}")).write(&mut port);
@@ -196,14 +212,66 @@ fn init() -> Result<()> {
     }
 }
 
+/// Enters the root and becomes systemd. Returns only if that fails. The port is closed then, for only one
+/// process can have it open, and the agent's service is the next.
+fn become_systemd(port: &mut File) -> Result<()> {
+    enter_root(port)?;
+    systemd::install(Path::new("/"))?;
+    Frame::Stage("starting systemd and waiting for the agent's service".into()).write(port)?;
+    let [program, arguments @ ..] = systemd::INIT;
+    // What it says goes to a log: in plain text.
+    let error = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env("SYSTEMD_COLORS", "0")
+        .env("TERM", "dumb")
+        .exec();
+    Err(error).with_context(|| format!("can't start {program}"))
+}
+
+/// The agent as a service of systemd's, which has started everything else.
+fn serve_as_service() -> Result<()> {
+    let mut port = open_port(frame::PORT)?;
+    Frame::Stage("waiting for udev to settle".into()).write(&mut port)?;
+    settle()?;
+    Frame::Ready
+        .write(&mut port)
+        .context("can't tell the host")?;
+    serve(port.try_clone()?, port)
+}
+
 /// Everything until a job can run. Tells the host about each stage.
 fn boot(port: &mut File) -> Result<()> {
-    let none = MountFlags::empty();
-    let mut stage = |text: &str| Frame::Stage(text.to_string()).write(port);
     if !Path::new(layout::MODULE_LIST).exists() {
         // A machine without a disk is a probe of whether this kernel boots at all.
         return Frame::Ready.write(port).context("can't answer the host");
     }
+    enter_root(port)?;
+    let mut stage = |text: &str| Frame::Stage(text.to_string()).write(port);
+    stage("starting udev")?;
+    let udevd = "/usr/lib/systemd/systemd-udevd";
+    run(&[udevd, "--daemon", "--resolve-names=never"])?;
+    for kind in ["--type=subsystems", "--type=devices"] {
+        run(&["/usr/bin/udevadm", "trigger", kind, "--action=add"])?;
+    }
+    stage("waiting for udev to settle")?;
+    settle()?;
+    run(&["/usr/sbin/ip", "link", "set", "lo", "up"])?;
+    Frame::Ready.write(port).context("can't tell the host")
+}
+
+/// Waits until udev has done all there is to do. What the kernel says from here on belongs to the job: all
+/// of it goes into the log.
+fn settle() -> Result<()> {
+    run(&["/usr/bin/udevadm", "settle", "--timeout=600"])?;
+    fs::write("/proc/sys/kernel/printk", LOG_ALL).context("can't set the console's log level")
+}
+
+/// Mounts the root and what belongs into it, makes it this process's root, and runs what the host has sent
+/// along to be run there first.
+fn enter_root(port: &mut File) -> Result<()> {
+    let none = MountFlags::empty();
+    let mut stage = |text: &str| Frame::Stage(text.to_string()).write(port);
     stage("loading the modules for the root's disk")?;
     load_modules()?;
 
@@ -252,18 +320,11 @@ fn boot(port: &mut File) -> Result<()> {
     chmod("/run", Mode::from_raw_mode(0o755))?;
     rustix::system::sethostname(b"alpharng")?;
 
-    stage("starting udev")?;
-    let udevd = "/usr/lib/systemd/systemd-udevd";
-    run(&[udevd, "--daemon", "--resolve-names=never"])?;
-    for kind in ["--type=subsystems", "--type=devices"] {
-        run(&["/usr/bin/udevadm", "trigger", kind, "--action=add"])?;
+    if Path::new(layout::BEFORE_INIT).exists() {
+        stage("running the command that comes before the init")?;
+        run(&["/bin/bash", "-e", layout::BEFORE_INIT])?;
     }
-    stage("waiting for udev to settle")?;
-    run(&["/usr/bin/udevadm", "settle", "--timeout=600"])?;
-    run(&["/usr/sbin/ip", "link", "set", "lo", "up"])?;
-    // What the kernel says from here on belongs to the job: all of it goes into the log.
-    fs::write("/proc/sys/kernel/printk", LOG_ALL).context("can't set the console's log level")?;
-    Frame::Ready.write(port).context("can't tell the host")
+    Ok(())
 }
 
 /// Runs a program of the boot, with its output on the console.
@@ -314,12 +375,17 @@ enum Input {
     Resize(Size),
 }
 
-/// The second process: does what the host says, until the host closes the port.
-fn serve() -> Result<()> {
-    let mut from = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let host = Host(Arc::new(Mutex::new(File::from(
-        std::io::stdout().as_fd().try_clone_to_owned()?,
-    ))));
+/// Standard input and output, as files.
+fn standard_files() -> Result<(File, File)> {
+    Ok((
+        std::io::stdin().as_fd().try_clone_to_owned()?.into(),
+        std::io::stdout().as_fd().try_clone_to_owned()?.into(),
+    ))
+}
+
+/// Does what the host says, until the host closes the port.
+fn serve(mut from: File, to: File) -> Result<()> {
+    let host = Host(Arc::new(Mutex::new(to)));
     let mut input: Option<Sender<Input>> = None;
     while let Some(frame) = Frame::read(&mut from)? {
         // A job that has ended does not take its input any more: that is no error.

@@ -16,6 +16,9 @@ pub const PAYLOAD: &str = "/mnt/alrandom";
 /// The agent, as it is called from the guest's root.
 pub const AGENT: &str = "/mnt/alrandom/bin/vm-agent";
 
+/// A script for the guest's shell to run in its root before its init starts, if there is one.
+pub const BEFORE_INIT: &str = "/mnt/alrandom/before-init";
+
 /// The kernel module.
 pub const MODULE: &str = "/mnt/alrandom/alrandom.ko";
 
@@ -27,3 +30,9 @@ pub const SOURCES: &str = "/mnt/alrandom/src";
 
 /// The tests that run in the guest.
 pub const GUEST_TESTS: &str = "/mnt/alrandom/bin/guest-tests";
+
+/// The name under [`PAYLOAD`] of a path there.
+pub fn in_payload(path: &str) -> String {
+    let inside = path.strip_prefix(PAYLOAD).unwrap_or(path);
+    inside.trim_start_matches('/').to_string()
+}

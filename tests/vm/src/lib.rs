@@ -17,4 +17,5 @@ pub mod qemu;
 pub mod shell;
 pub mod step;
 pub mod suite;
+pub mod systemd;
 pub mod tap;

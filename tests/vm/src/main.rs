@@ -24,6 +24,7 @@ use alrandom_vm::{
         Suite,
         Summary, //
     },
+    systemd,
 };
 use anyhow::{
     bail,
@@ -32,6 +33,7 @@ use anyhow::{
     Result, //
 };
 use clap::{
+    Args,
     Parser,
     Subcommand,
     ValueEnum, //
@@ -128,25 +130,44 @@ enum Device {
     None,
 }
 
+/// The guest's init.
+#[derive(Clone, Copy, PartialEq)]
+enum Init {
+    /// The agent itself, with udev and nothing else: quick.
+    Agent,
+    /// systemd, which starts what a machine without a desktop has, and then the agent.
+    Systemd,
+}
+
+/// What `vm shell` is told.
+#[derive(Args)]
+struct Shell {
+    /// The command, for the guest's shell
+    #[arg(long)]
+    cmd: Option<String>,
+    /// Whether a device is plugged in
+    #[arg(long, value_enum, default_value = "plugged")]
+    device: Device,
+    /// Boot with systemd as init, and all that it starts
+    #[arg(long)]
+    systemd: bool,
+    /// A command for the guest's shell to run in its root before its init starts
+    #[arg(long)]
+    before: Option<String>,
+    /// An option for the emulator (see `alpharng-emu --help`); may be repeated
+    #[arg(long, allow_hyphen_values = true)]
+    emulator: Vec<OsString>,
+    /// Image of a read-only file system (erofs) to put on top of the root: what it has is all that
+    /// there is of the module, none is built or brought along
+    #[arg(long)]
+    layer: Option<PathBuf>,
+}
+
 /// What to do.
 #[derive(Subcommand)]
 enum Action {
     /// Open a root shell in the guest, or run one command there and return its exit status
-    Shell {
-        /// The command, for the guest's shell
-        #[arg(long)]
-        cmd: Option<String>,
-        /// Whether a device is plugged in
-        #[arg(long, value_enum, default_value = "plugged")]
-        device: Device,
-        /// An option for the emulator (see `alpharng-emu --help`); may be repeated
-        #[arg(long, allow_hyphen_values = true)]
-        emulator: Vec<OsString>,
-        /// Image of a read-only file system (erofs) to put on top of the root: what it has is all that
-        /// there is of the module, none is built or brought along
-        #[arg(long)]
-        layer: Option<PathBuf>,
-    },
+    Shell(Shell),
     /// Show the module at work
     Demo,
     /// Run only the runner's own tests, which `test` runs as well
@@ -208,12 +229,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         module: arguments.module,
     };
     match arguments.action {
-        Action::Shell {
-            cmd,
-            device,
-            emulator,
-            layer,
-        } => project.shell(cmd.as_deref(), device, emulator, layer),
+        Action::Shell(shell) => project.shell(shell),
         Action::Demo => project.demo(),
         Action::SelfTest => Ok(u8::from(!project.runner_tests()?.failed.is_empty())),
         Action::Test {
@@ -324,11 +340,8 @@ impl Project {
     fn build(&self) -> Result<Vec<Payload>> {
         let mut payload = Vec::new();
         let mut add = |path: &str, from: PathBuf| {
-            let name = Path::new(path)
-                .strip_prefix(layout::PAYLOAD)
-                .unwrap_or(path.as_ref());
             payload.push(Payload {
-                name: name.to_string_lossy().into_owned(),
+                name: layout::in_payload(path),
                 from,
             });
         };
@@ -415,6 +428,7 @@ impl Project {
     fn options(
         &self,
         payload: Vec<Payload>,
+        init: Init,
         device: Device,
         emulator: Vec<OsString>,
     ) -> Result<Options> {
@@ -425,32 +439,44 @@ impl Project {
             layer: None,
             emulator: (device == Device::Plugged).then_some(emulator),
             share: None,
-            parameters: Vec::new(),
+            parameters: match init {
+                Init::Agent => Vec::new(),
+                Init::Systemd => vec![systemd::PARAMETER.into()],
+            },
             stage_time: scale(STAGE_TIME, accelerator),
         })
     }
 
     /// `vm shell`.
-    fn shell(
-        &self,
-        command: Option<&str>,
-        device: Device,
-        emulator: Vec<OsString>,
-        layer: Option<PathBuf>,
-    ) -> Result<u8> {
-        let payload = match &layer {
+    fn shell(&self, shell: Shell) -> Result<u8> {
+        let mut payload = match &shell.layer {
             Some(image) => {
                 ensure!(image.is_file(), "there is no {}", image.display());
                 Vec::new()
             }
             None => self.build()?,
         };
-        let has = match &layer {
+        if let Some(before) = &shell.before {
+            let from = self.workshop.logs.join("before-init");
+            fs::write(&from, format!("{before}\n"))
+                .with_context(|| format!("can't write {}", from.display()))?;
+            payload.push(Payload {
+                name: layout::in_payload(layout::BEFORE_INIT),
+                from,
+            });
+        }
+        let has = match &shell.layer {
             Some(image) => format!("{} is over its root", image.display()),
             None => format!("{} holds the module and its sources", layout::PAYLOAD),
         };
-        let mut options = self.options(payload, device, emulator)?;
-        options.layer = layer;
+        let command = shell.cmd.as_deref();
+        let init = if shell.systemd {
+            Init::Systemd
+        } else {
+            Init::Agent
+        };
+        let mut options = self.options(payload, init, shell.device, shell.emulator)?;
+        options.layer = shell.layer;
         let mut machine = self.boot(&options, Logs::new(&self.workshop.logs, 1))?;
         if command.is_none() {
             eprintln!(
@@ -465,7 +491,7 @@ impl Project {
 
     /// `vm demo`.
     fn demo(&self) -> Result<u8> {
-        let options = self.options(self.build()?, Device::Plugged, Vec::new())?;
+        let options = self.options(self.build()?, Init::Agent, Device::Plugged, Vec::new())?;
         let mut machine = self.boot(&options, Logs::new(&self.workshop.logs, 1))?;
         let status = shell::run(&mut machine, Some(DEMO))?;
         if status != 0 {
@@ -478,10 +504,11 @@ impl Project {
         Ok(0)
     }
 
-    /// Names of the guest's tests, from the program itself.
-    fn names(program: &Path, filter: Option<&str>) -> Result<Vec<String>> {
+    /// Names of the guest's tests that run with this init, from the program itself.
+    fn names(program: &Path, init: Init, filter: Option<&str>) -> Result<Vec<String>> {
         let output = Command::new(program)
             .arg("--list")
+            .args((init == Init::Systemd).then_some("--systemd"))
             .output()
             .with_context(|| format!("can't start {}", program.display()))?;
         ensure!(
@@ -525,7 +552,12 @@ impl Project {
                     .map(|name| format!("{name}\n      log: {}", log.display())),
             );
         }
-        let mut runs = vec![("guest tests", self.guest_tests(tests))];
+        let mut runs = vec![("guest tests", self.guest_tests(tests, Init::Agent))];
+        // Another program need not know of systemd.
+        if tests.guest_tests.is_none() {
+            let run = self.guest_tests(tests, Init::Systemd);
+            runs.push(("guest tests under systemd", run));
+        }
         if tests.filter.is_none() && tests.guest_tests.is_none() {
             runs.push(("the runner's own tests", self.runner_tests()));
         }
@@ -583,11 +615,11 @@ impl Project {
         self.workshop.logs.join(name)
     }
 
-    /// Runs the tests that run in the guest.
-    fn guest_tests(&self, tests: &Tests) -> Result<Summary> {
+    /// Runs those of the tests in the guest that need this init.
+    fn guest_tests(&self, tests: &Tests, init: Init) -> Result<Summary> {
         let own = self.parts.programs.join("guest-tests");
         let program = tests.guest_tests.as_ref().unwrap_or(&own);
-        let names = Self::names(program, tests.filter.as_deref())?;
+        let names = Self::names(program, init, tests.filter.as_deref())?;
         if names.is_empty() {
             return Ok(Summary::default());
         }
@@ -595,16 +627,21 @@ impl Project {
         if let Some(other) = &tests.guest_tests {
             payload.retain(|item| item.from != own);
             payload.push(Payload {
-                name: "bin/guest-tests".into(),
+                name: layout::in_payload(layout::GUEST_TESTS),
                 from: other.clone(),
             });
         }
-        let options = self.options(payload, tests.device, Vec::new())?;
-        println!("==> {} tests in the guest", names.len());
+        let options = self.options(payload, init, tests.device, Vec::new())?;
+        let (with, logs) = match init {
+            Init::Agent => ("", self.workshop.logs.clone()),
+            Init::Systemd => (" under systemd", self.workshop.logs.join("systemd")),
+        };
+        fs::create_dir_all(&logs).with_context(|| format!("can't make {}", logs.display()))?;
+        println!("==> {} tests in the guest{with}", names.len());
         let mut suite = Suite {
             boot: &mut |logs| self.boot(&options, logs),
             program: layout::GUEST_TESTS,
-            logs: &self.workshop.logs,
+            logs: &logs,
             limit: tests
                 .time_limit
                 .unwrap_or_else(|| scale(TEST_TIME, options.accelerator)),
@@ -623,7 +660,7 @@ impl Project {
             name: "bin/guest-tests".into(),
             from: provoked::program(&logs)?,
         }];
-        let options = self.options(payload, Device::None, Vec::new())?;
+        let options = self.options(payload, Init::Agent, Device::None, Vec::new())?;
         println!("==> the runner's own tests: it has to see a hang, a crash and other failures");
         provoked::run(
             &mut |logs| self.boot(&options, logs),
