@@ -15,10 +15,12 @@ check:
 more-tests :=
 
 test: export ALRANDOM_CHECK := all
-## test             all tests: those of check, and those in a virtual machine (FILTER=... for some)
+## test             all tests: those of check, and those in a virtual machine (FILTER=... for some);
+##                  KERNELS=all: the core tests with every kernel (KERNELS=list; KERNELS='7.2 sid arm64' for some)
 test:
-	@$(tests)vm/run.sh test $(if $(FILTER),--filter $(call quote,$(FILTER)),--host-tests $(tests)check.sh) \
-		$(addprefix --more-tests ,$(more-tests))
+	@$(tests)vm/run.sh $(if $(KERNELS),kernels $(call quote,$(KERNELS)),test \
+		$(if $(FILTER),--filter $(call quote,$(FILTER)),--host-tests $(tests)check.sh) \
+		$(addprefix --more-tests ,$(more-tests)))
 
 ## bench            time of the health tests against that of a plain loop in C
 bench:

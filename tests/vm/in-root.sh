@@ -30,10 +30,16 @@ inner() {
 	shift 6
 	mount -t tmpfs -o mode=0755 tmpfs "$cache/mnt"
 	cd "$cache/mnt"
-	mkdir lower upper work new
+	mkdir lower base upper work new
 	# A path with a colon or a comma can't be an option of overlay, so the root gets another name.
 	mount --bind "$root/tree" lower
-	mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work root new ||
+	layers=lower
+	# A root that is a layer over another one.
+	if [ -e "$root/base" ]; then
+		mount --bind "$root/base/tree" base
+		layers=lower:base
+	fi
+	mount -t overlay -o lowerdir=$layers,upperdir=upper,workdir=work root new ||
 		die "can't mount an overlay: root may not do that here (a container without privileges?)"
 	mount --rbind /dev new/dev
 	mount -t proc proc new/proc

@@ -276,19 +276,18 @@ fn enter_root(port: &mut File) -> Result<()> {
     load_modules()?;
 
     stage("mounting the root")?;
-    wait_for("disk", || Path::new("/dev/vda").exists().then_some(()))?;
-    mount_new("erofs", "/dev/vda", "/lower", MountFlags::RDONLY, "")?;
+    let disks = fs::read_to_string(layout::DISK_LIST).context("can't read the list of disks")?;
+    let mut lower = Vec::new();
+    for disk in disks.lines() {
+        wait_for(disk, || Path::new(disk).exists().then_some(()))?;
+        let target = format!("/lower{}", lower.len());
+        mount_new("erofs", disk, &target, MountFlags::RDONLY, "")?;
+        lower.push(target);
+    }
     mount_new("tmpfs", "tmpfs", "/memory", none, "mode=0755")?;
     fs::create_dir_all("/memory/upper")?;
     fs::create_dir_all("/memory/work")?;
-    let mut lower = "/lower";
-    if Path::new(layout::LAYER).exists() {
-        wait_for("second disk", || {
-            Path::new("/dev/vdb").exists().then_some(())
-        })?;
-        mount_new("erofs", "/dev/vdb", "/layer", MountFlags::RDONLY, "")?;
-        lower = "/layer:/lower";
-    }
+    let lower = lower.join(":");
     let layers = format!("lowerdir={lower},upperdir=/memory/upper,workdir=/memory/work");
     mount_new("overlay", "root", "/root", none, &layers)?;
     for point in ["/dev", "/proc", "/sys"] {

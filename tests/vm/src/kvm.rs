@@ -10,10 +10,7 @@ use crate::{
         Options,
         Parts, //
     },
-    qemu::{
-        self,
-        Accelerator, //
-    },
+    qemu::Accelerator,
     step::{
         Key,
         Progress, //
@@ -44,7 +41,7 @@ fn key(parts: &Parts) -> Key {
     key.add("boot", &boot);
     key.add("kernel", parts.release.as_bytes());
     for directory in env::split_paths(&env::var_os("PATH").unwrap_or_default()) {
-        if let Ok(file) = fs::metadata(directory.join(qemu::PROGRAM)) {
+        if let Ok(file) = fs::metadata(directory.join(parts.architecture.qemu())) {
             key.add(
                 "qemu",
                 format!("{} {}", file.size(), file.mtime()).as_bytes(),
@@ -61,6 +58,9 @@ fn key(parts: &Parts) -> Key {
 ///
 /// If the verdict can't be kept.
 pub fn choose(parts: &Parts, cache: &Path, logs: &Path) -> Result<Accelerator> {
+    if !parts.architecture.is_hosts() {
+        return Ok(Accelerator::Tcg);
+    }
     let device = OpenOptions::new().read(true).write(true).open("/dev/kvm");
     if device.is_err() {
         return Ok(Accelerator::Tcg);

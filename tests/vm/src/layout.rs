@@ -6,8 +6,8 @@
 /// machine has no disk.
 pub const MODULE_LIST: &str = "/modules/list";
 
-/// In the initial ram disk: there if a second disk has a layer that belongs on top of the root.
-pub const LAYER: &str = "/layer-is-there";
+/// In the initial ram disk: the disks whose file systems make up the root, one a line, the uppermost first.
+pub const DISK_LIST: &str = "/modules/disks";
 
 /// Directory of what the host brings along, the same in the initial ram disk and in the guest's root.
 /// It is in memory, so it may be changed there.

@@ -2,11 +2,13 @@
 
 //! The test machine: boots a stock kernel in QEMU, with a virtual AlphaRNG plugged in.
 
+pub mod architecture;
 pub mod console;
 pub mod cpio;
 pub mod frame;
 pub mod host;
 pub mod interrupt;
+pub mod kernels;
 pub mod kvm;
 pub mod layout;
 pub mod machine;

@@ -3,6 +3,7 @@
 //! A running virtual machine: QEMU, the emulator, and the connection to the guest's agent.
 
 use crate::{
+    architecture::Architecture,
     cpio::Archive,
     frame::{
         Frame,
@@ -65,10 +66,13 @@ const LOG_LINES: usize = 15;
 /// Files that machines are made from.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// Directory of the root: `tree/` and `disk.img`.
+    /// Directory of the root: `tree/` and `disk.img`. If it is a layer over another root, also `base`, that
+    /// root, and `lower.img`, the image of the disk below this one's.
     pub root: PathBuf,
     /// The kernel's release, as `uname -r` says it.
     pub release: String,
+    /// The machine's architecture.
+    pub architecture: Architecture,
     /// Directory of the programs: `vm-agent`, `alpharng-emu`, `guest-tests`.
     pub programs: PathBuf,
 }
@@ -83,7 +87,13 @@ impl Parts {
         let file = root.join("tree/etc/alrandom-kernel");
         let release = fs::read_to_string(&file)
             .with_context(|| format!("can't read {}: run tests/vm/setup.sh", file.display()))?;
+        // The test machine's own root says nothing: it is of the default architecture.
+        let architecture = fs::read_to_string(root.join("tree/etc/alrandom-architecture"))
+            .map_or(Ok(Architecture::default()), |name| {
+                Architecture::parse(name.trim())
+            })?;
         Ok(Parts {
+            architecture,
             root,
             release: release.trim().to_string(),
             programs,
@@ -96,18 +106,22 @@ impl Parts {
             .join(format!("tree/boot/vmlinuz-{}", self.release))
     }
 
-    /// The disk's image.
-    pub fn disk(&self) -> PathBuf {
-        self.root.join("disk.img")
+    /// The disks' images, the uppermost first.
+    pub fn disks(&self) -> Vec<PathBuf> {
+        let lower = Some(self.root.join("lower.img")).filter(|image| image.exists());
+        [self.root.join("disk.img")]
+            .into_iter()
+            .chain(lower)
+            .collect()
     }
 
-    /// Writes the initial ram disk for a machine with the disk, or without it (a probe), and with a layer
-    /// over it, or without.
+    /// Writes the initial ram disk for a machine with these disks, the uppermost first, or for one without any
+    /// (a probe).
     fn write_ram_disk(
         &self,
         to: &Path,
         payload: Option<&[Payload]>,
-        layer: Option<&Path>,
+        disks: &[PathBuf],
     ) -> Result<()> {
         let file = File::create(to).with_context(|| format!("can't write {}", to.display()))?;
         let mut archive = Archive::new(BufWriter::new(file));
@@ -130,9 +144,12 @@ impl Parts {
             list.push_str(&format!("/{inside}\n"));
         }
         archive.file(inside(layout::MODULE_LIST), 0o644, list.as_bytes())?;
-        if layer.is_some() {
-            archive.file(inside(layout::LAYER), 0o644, b"")?;
-        }
+        // The names that the disks get, in their order.
+        let disks: String = ('a'..='z')
+            .zip(disks)
+            .map(|(letter, _)| format!("/dev/vd{letter}\n"))
+            .collect();
+        archive.file(inside(layout::DISK_LIST), 0o644, disks.as_bytes())?;
         archive.copy(inside(layout::AGENT), &agent)?;
         for item in payload {
             let name = format!("{}/{}", inside(layout::PAYLOAD), item.name);
@@ -260,12 +277,21 @@ impl Machine {
             .tempdir_in("/tmp")
             .context("can't make a directory in /tmp")?;
         interrupt::set_directory(Some(run.path()));
+        let disks: Vec<PathBuf> = match options.payload {
+            Some(_) => options
+                .layer
+                .clone()
+                .into_iter()
+                .chain(parts.disks())
+                .collect(),
+            None => Vec::new(),
+        };
         let settings = qemu::Settings {
+            architecture: parts.architecture,
             accelerator: options.accelerator,
             kernel: parts.kernel(),
             ram_disk: run.path().join("ram-disk"),
-            disk: options.payload.is_some().then(|| parts.disk()),
-            layer: options.layer.clone(),
+            disks: disks.clone(),
             usb: options.emulator.is_some(),
             run: run.path().to_path_buf(),
             console: logs.console.clone(),
@@ -274,16 +300,13 @@ impl Machine {
             memory: 2048,
             parameters: options.parameters.clone(),
         };
-        parts.write_ram_disk(
-            &settings.ram_disk,
-            options.payload.as_deref(),
-            options.layer.as_deref(),
-        )?;
+        parts.write_ram_disk(&settings.ram_disk, options.payload.as_deref(), &disks)?;
 
-        let qemu = bound(qemu::PROGRAM.as_ref(), &logs.qemu)?
+        let program = parts.architecture.qemu();
+        let qemu = bound(program.as_ref(), &logs.qemu)?
             .args(qemu::arguments(&settings))
             .spawn()
-            .with_context(|| format!("can't start {}", qemu::PROGRAM))?;
+            .with_context(|| format!("can't start {program}"))?;
         // From here on its end ends QEMU.
         let mut qemu = Running(Some(qemu));
         let agent = connect(&qemu::agent_socket(run.path()), &mut qemu, &logs)?;

@@ -2,6 +2,8 @@
 
 //! The test machine's command, `vm`. `tests/vm/run.sh` starts it, after it has made what it needs.
 
+mod each_kernel;
+
 use alrandom_vm::{
     host, interrupt, kvm, layout,
     machine::{
@@ -38,6 +40,7 @@ use clap::{
     Subcommand,
     ValueEnum, //
 };
+use each_kernel::Listed;
 use std::{
     ffi::{
         OsStr,
@@ -77,10 +80,10 @@ const KEPT_LOGS: usize = 20;
 /// What runs in the guest for `vm demo`.
 const DEMO: &str = include_str!("demo.sh");
 
-/// Makes the kernel's Rust metadata, inside the root: `sh TOOL-SOURCE TOOL CACHE RELEASE`. Prints the
-/// folder to build modules in.
-const METADATA_SCRIPT: &str =
-    "rustc --edition 2021 -O -o \"$2\" \"$1\"; \"$2\" --cache \"$3\" \"$4\"";
+/// Makes the kernel's Rust metadata, inside the root: `sh TOOL-SOURCE TOOL CACHE RELEASE [PACKAGE]`, from
+/// the kernel's source in PACKAGE if it is not installed. Prints the folder to build modules in.
+const METADATA_SCRIPT: &str = "rustc --edition 2021 -O -o \"$2\" \"$1\"; \
+    \"$2\" --cache \"$3\" ${5:+--source \"$5\"} \"$4\"";
 
 /// Prints the folder to build modules in: `sh TOOL CACHE RELEASE FILE`.
 const FIND_SCRIPT: &str = "\"$1\" --cache \"$2\" --find \"$3\" > \"$4\"";
@@ -172,6 +175,12 @@ enum Action {
     Demo,
     /// Run only the runner's own tests, which `test` runs as well
     SelfTest,
+    /// Run the core tests with each of several kernels
+    Kernels {
+        /// Which: `list` prints those that there are, `all` means all of them; or words for some, such as 7.2,
+        /// backports, sid, experimental, arm64
+        selection: String,
+    },
     /// Run the tests
     Test {
         /// Only the tests of the guest, and of --more-tests, with this in their names
@@ -223,14 +232,17 @@ fn run(arguments: Arguments) -> Result<u8> {
         workshop: Workshop {
             cache: arguments.cache.clone(),
             in_root: arguments.clone.join("tests/vm/in-root.sh"),
+            root: arguments.root,
             logs: new_logs(&arguments.cache)?,
         },
         clone: arguments.clone,
         module: arguments.module,
+        listed: None,
     };
     match arguments.action {
         Action::Shell(shell) => project.shell(shell),
         Action::Demo => project.demo(),
+        Action::Kernels { selection } => project.kernels(&selection),
         Action::SelfTest => Ok(u8::from(!project.runner_tests()?.failed.is_empty())),
         Action::Test {
             filter,
@@ -291,6 +303,8 @@ struct Project {
     clone: PathBuf,
     /// A module that need not be built.
     module: Option<PathBuf>,
+    /// The kernel, if it is one of those that are tested besides the test machine's own.
+    listed: Option<Listed>,
 }
 
 impl Project {
@@ -310,14 +324,27 @@ impl Project {
         let done = self.workshop.once("rust-metadata", &key, |directory| {
             let tool = directory.join("rust-metadata");
             let doing = "making the kernel's Rust metadata (a minute or two)";
-            let arguments = [
+            // Only the test machine's own root has its kernel's source installed.
+            let layer = self.parts.root.join("base").exists();
+            let package = match &self.listed {
+                Some(listed) if layer => Some(listed.script.source(&listed.kernel)?),
+                _ => None,
+            };
+            let mut arguments = vec![
                 source.as_os_str(),
                 tool.as_os_str(),
                 cache.as_os_str(),
                 release,
             ];
-            self.workshop
-                .build("rust-metadata", doing, METADATA_SCRIPT, &arguments)?;
+            arguments.extend(package.as_ref().map(|package| package.as_os_str()));
+            let made = self
+                .workshop
+                .build("rust-metadata", doing, METADATA_SCRIPT, &arguments);
+            if let Some(package) = package {
+                // It is large, and of no more use.
+                let _ = fs::remove_file(package);
+            }
+            made?;
             let file = directory.join("folder");
             let arguments = [
                 tool.as_os_str(),
@@ -371,9 +398,12 @@ impl Project {
             ensure!(module.exists(), "the build made no {}", module.display());
             Ok(())
         })?;
-        let broken = self.build_broken(&folder, key)?;
         add(layout::MODULE, done.join("build/alrandom.ko"));
-        add(layout::BROKEN_MODULE, broken.join("build/alrandom.ko"));
+        // It is no part of the core tests.
+        if self.listed.is_none() {
+            let broken = self.build_broken(&folder, key)?;
+            add(layout::BROKEN_MODULE, broken.join("build/alrandom.ko"));
+        }
         add(layout::SOURCES, done.join("source"));
         Ok(payload)
     }
@@ -638,13 +668,22 @@ impl Project {
         };
         fs::create_dir_all(&logs).with_context(|| format!("can't make {}", logs.display()))?;
         println!("==> {} tests in the guest{with}", names.len());
+        self.run_guest_tests(names, &options, &logs, tests.time_limit)
+    }
+
+    /// Runs the tests `names` in machines with these options and logs; each may take `limit`.
+    fn run_guest_tests(
+        &self,
+        names: Vec<String>,
+        options: &Options,
+        logs: &Path,
+        limit: Option<Duration>,
+    ) -> Result<Summary> {
         let mut suite = Suite {
-            boot: &mut |logs| self.boot(&options, logs),
+            boot: &mut |logs| self.boot(options, logs),
             program: layout::GUEST_TESTS,
-            logs: &logs,
-            limit: tests
-                .time_limit
-                .unwrap_or_else(|| scale(TEST_TIME, options.accelerator)),
+            logs,
+            limit: limit.unwrap_or_else(|| scale(TEST_TIME, options.accelerator)),
             out: &mut std::io::stdout(),
             summary: Summary::default(),
         };

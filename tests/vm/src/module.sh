@@ -17,6 +17,7 @@ command=$(sed -n 's/^savedcmd_[^ ]* := //p' .alrandom.o.cmd | sed \
 	-e 's/ -Zbinary_dep_depinfo=y//' \
 	-e 's/\$\$/$/g' \
 	-e 's/\$(pound)/#/g')
-export ALRANDOM_BINDINGS="$1/bindings_generated.rs" ALRANDOM_MAX_BYTES=100000 RUSTC_BOOTSTRAP=1 SRCARCH=x86
+srcarch=$(ls "$2/arch" | head -n 1)
+export ALRANDOM_BINDINGS="$1/bindings_generated.rs" ALRANDOM_MAX_BYTES=100000 RUSTC_BOOTSTRAP=1 SRCARCH="$srcarch"
 eval "$command --crate-name alrandom --document-private-items -Dwarnings --output $1/doc"
 test -e "$1/doc/alrandom/index.html"

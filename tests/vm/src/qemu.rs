@@ -2,14 +2,14 @@
 
 //! QEMU's command line.
 
-use crate::frame;
+use crate::{
+    architecture::Architecture,
+    frame, //
+};
 use std::path::{
     Path,
     PathBuf, //
 };
-
-/// The program, as Debian names it.
-pub const PROGRAM: &str = "qemu-system-x86_64";
 
 /// USB devices that the emulator may plug in at most.
 pub const DEVICES: usize = 4;
@@ -26,24 +26,20 @@ pub enum Accelerator {
     Tcg,
 }
 
-/// The processor that QEMU emulates: what every 64-bit processor of the last 15 years can do, and an
-/// instruction for random numbers, so that the kernel's own generator is ready at once. `max` also has
-/// what QEMU 7.2 emulates wrongly, and makes udev load cryptography that takes seconds to test itself.
-const TCG_PROCESSOR: &str = "qemu64,-svm,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand";
-
 /// A machine to start.
 #[derive(Debug)]
 pub struct Settings {
+    /// Its architecture.
+    pub architecture: Architecture,
     /// What executes its instructions.
     pub accelerator: Accelerator,
     /// The kernel's `vmlinuz`.
     pub kernel: PathBuf,
     /// The initial ram disk.
     pub ram_disk: PathBuf,
-    /// Image of the root's file system; never written to. Without it the machine only starts.
-    pub disk: Option<PathBuf>,
-    /// Image of a file system that belongs on top of the root's; never written to.
-    pub layer: Option<PathBuf>,
+    /// Images of the root's file systems, the uppermost first; never written to. Without any the machine
+    /// only starts.
+    pub disks: Vec<PathBuf>,
     /// Whether it gets USB and the sockets for the emulator.
     pub usb: bool,
     /// Directory for sockets.
@@ -92,24 +88,16 @@ pub fn arguments(settings: &Settings) -> Vec<String> {
     let socket =
         |id: &str, path: &Path| format!("socket,id={id},path={},server=on,wait=off", escape(path));
 
-    // Without disks and buses that nothing is plugged into: their drivers take long to load.
-    add(
-        "-machine",
-        "q35,sata=off,smbus=off,usb=off,vmport=off".into(),
-    );
+    let architecture = settings.architecture;
+    add("-machine", architecture.machine().into());
     match settings.accelerator {
-        Accelerator::Kvm => {
-            add("-accel", "kvm".into());
-            add("-cpu", "host".into());
-        }
-        Accelerator::Tcg => {
-            // One thread runs all the virtual processors in turn. With a thread for each, one of them
-            // now and then runs code that another has just patched (static calls and branches), and
-            // the kernel dies of an invalid instruction.
-            add("-accel", "tcg,thread=single".into());
-            add("-cpu", TCG_PROCESSOR.into());
-        }
+        Accelerator::Kvm => add("-accel", "kvm".into()),
+        // One thread runs all the virtual processors in turn. With a thread for each, one of them
+        // now and then runs code that another has just patched (static calls and branches), and
+        // the kernel dies of an invalid instruction.
+        Accelerator::Tcg => add("-accel", "tcg,thread=single".into()),
     }
+    add("-cpu", architecture.processor(settings.accelerator).into());
     add("-smp", settings.processors.to_string());
     add("-m", format!("{}M", settings.memory));
     for option in ["-nodefaults", "-no-user-config", "-no-reboot"] {
@@ -120,7 +108,10 @@ pub fn arguments(settings: &Settings) -> Vec<String> {
     add("-kernel", settings.kernel.to_string_lossy().into_owned());
     add("-initrd", settings.ram_disk.to_string_lossy().into_owned());
     // An oops ends the machine, for what it leaves behind (locks held for ever) proves nothing more.
-    let mut parameters = "console=ttyS0 loglevel=4 oops=panic panic=-1 mitigations=off".to_string();
+    let mut parameters = format!(
+        "console={} loglevel=4 oops=panic panic=-1 mitigations=off",
+        architecture.console()
+    );
     for parameter in &settings.parameters {
         parameters.push(' ');
         parameters.push_str(parameter);
@@ -141,19 +132,15 @@ pub fn arguments(settings: &Settings) -> Vec<String> {
         "-device",
         format!("virtserialport,chardev=agent,name={}", frame::PORT),
     );
-    // The guest knows them by their order.
-    for (name, disk) in [("root", &settings.disk), ("layer", &settings.layer)] {
-        let Some(disk) = disk else {
-            continue;
-        };
+    for (index, disk) in settings.disks.iter().enumerate() {
         add(
             "-blockdev",
             format!(
-                "driver=file,node-name={name},read-only=on,filename={}",
+                "driver=file,node-name=disk{index},read-only=on,filename={}",
                 escape(disk)
             ),
         );
-        add("-device", format!("virtio-blk-pci,drive={name}"));
+        add("-device", format!("virtio-blk-pci,drive=disk{index}"));
     }
     if let Some(share) = &settings.share {
         add(
@@ -191,11 +178,11 @@ mod tests {
     /// A machine with everything.
     fn settings() -> Settings {
         Settings {
+            architecture: Architecture::Amd64,
             accelerator: Accelerator::Tcg,
             kernel: "/k".into(),
             ram_disk: "/r".into(),
-            disk: Some("/a,b/disk".into()),
-            layer: None,
+            disks: vec!["/a,b/disk".into(), "/lower".into()],
             usb: true,
             run: "/run".into(),
             console: "/log".into(),
@@ -242,28 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn the_disk_is_read_only_and_its_commas_are_doubled() {
+    fn the_disks_are_read_only_in_their_order_and_their_commas_are_doubled() {
         let disks = values(&arguments(&settings()), "-blockdev");
         assert_eq!(
             disks,
-            ["driver=file,node-name=root,read-only=on,filename=/a,,b/disk"]
+            [
+                "driver=file,node-name=disk0,read-only=on,filename=/a,,b/disk",
+                "driver=file,node-name=disk1,read-only=on,filename=/lower"
+            ]
         );
-    }
-
-    #[test]
-    fn a_layer_is_the_second_disk_and_read_only() {
-        let arguments = arguments(&Settings {
-            layer: Some("/l".into()),
-            ..settings()
-        });
-        assert_eq!(
-            values(&arguments, "-blockdev")[1..],
-            ["driver=file,node-name=layer,read-only=on,filename=/l"]
-        );
-        let devices = values(&arguments, "-device");
-        let at = |drive| devices.iter().position(|device| device == drive);
-        let (root, layer) = ("virtio-blk-pci,drive=root", "virtio-blk-pci,drive=layer");
-        assert!(at(root).is_some() && at(root) < at(layer), "{devices:?}");
     }
 
     #[test]
@@ -271,6 +245,12 @@ mod tests {
         let tcg = arguments(&settings());
         assert_eq!(values(&tcg, "-accel"), ["tcg,thread=single"]);
         assert_ne!(values(&tcg, "-cpu"), ["host"]);
+        let arm = arguments(&Settings {
+            architecture: Architecture::Arm64,
+            ..settings()
+        });
+        assert_eq!(values(&arm, "-cpu"), ["cortex-a72"]);
+        assert!(values(&arm, "-append")[0].contains("console=ttyAMA0 "));
         let kvm = arguments(&Settings {
             accelerator: Accelerator::Kvm,
             ..settings()

@@ -149,6 +149,8 @@ pub struct Workshop {
     pub cache: PathBuf,
     /// The script that runs a command inside the root.
     pub in_root: PathBuf,
+    /// The root.
+    pub root: PathBuf,
     /// The directory of this run's logs.
     pub logs: PathBuf,
 }
@@ -220,6 +222,7 @@ impl Workshop {
         let mut child = Command::new(&self.in_root)
             .args(["sh", "-euc", script, "sh"])
             .args(arguments)
+            .env("ALRANDOM_ROOT", &self.root)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -314,6 +317,7 @@ mod tests {
         let workshop = Workshop {
             cache: directory.path().to_path_buf(),
             in_root: "env".into(),
+            root: directory.path().to_path_buf(),
             logs: directory.path().to_path_buf(),
         };
         (directory, workshop)
