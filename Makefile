@@ -24,8 +24,10 @@ modules: $(if $(KDIR),,$(metadata))
 
 ## modules_install  install it, to be loaded by modprobe and by hot-plug (as root)
 modules_install: $(if $(KDIR),,$(metadata))
+	@[ -n '$(INSTALL_MOD_PATH)' ] || [ "$$(id -u)" = 0 ] || { \
+		echo >&2 "make: installing a module needs root: sudo make modules_install"; exit 1; }
 	@$(find-kdir); $(MAKE) --no-print-directory -C "$$kdir" M=$(CURDIR) modules_install
-	@depmod $(KVER)
+	@[ -n '$(INSTALL_MOD_PATH)' ] || depmod $(KVER)
 
 ## rust-metadata    make what the headers of a distribution's kernel lack (once for each kernel)
 rust-metadata: $(metadata)

@@ -24,6 +24,9 @@ esac
 
 [ "$(id -u)" = 0 ] || fail "loading a module needs root: sudo ./load.sh $*"
 [ -e "$module" ] || fail "alrandom.ko is not built: run 'make' in $folder first"
+for tool in modinfo modprobe insmod; do
+	command -v $tool >/dev/null || fail "$tool is not installed (Debian: apt install kmod)"
+done
 [ ! -d /sys/module/alrandom ] || fail "alrandom is loaded already: 'rmmod alrandom' first to load it anew"
 
 built=$(modinfo -F vermagic "$module" | cut -d' ' -f1)
