@@ -652,8 +652,9 @@ impl Headers {
         );
         if !build.join("Makefile").is_file() {
             refuse!(
-                "no headers of kernel {release} in {}; run: apt-get install linux-headers-{release}",
-                build.display()
+                "no headers of kernel {release} in {}; run: apt-get install linux-headers-{release}{}",
+                build.display(),
+                foreign(release, env::consts::ARCH)
             );
         }
         let arch_dirs = entries(&build.join("arch")).unwrap_or_default();
@@ -801,6 +802,18 @@ fn kernel_arch(rust: &str) -> &str {
         "riscv64" => "riscv",
         "loongarch64" => "loongarch",
         other => other,
+    }
+}
+
+/// What apt takes after the name of a package of the kernel `release`, if that is Debian's for another
+/// architecture than Rust's `rust`: `:arm64` for `7.3.4+deb13-arm64` on amd64. Debian's releases end with the
+/// architecture, or with a variant of it (`arm64-16k`).
+fn foreign(release: &str, rust: &str) -> &'static str {
+    let is_for = |arch: &str| release.split('-').skip(1).any(|word| word == arch);
+    match rust {
+        "x86_64" if is_for("arm64") => ":arm64",
+        "aarch64" if is_for("amd64") => ":amd64",
+        _ => "",
     }
 }
 
@@ -2431,6 +2444,42 @@ mod tests {
             scratch.file(name, "");
         }
         assert!(matches!(scratch.look(), Ok(Found::Complete(dir)) if dir == scratch.0));
+    }
+
+    #[test]
+    fn headers_of_another_architecture() {
+        let config = "CONFIG_RUST=y\n\
+            CONFIG_CC_VERSION_TEXT=\"aarch64-linux-gnu-gcc-99 (Debian 99.2.0-19) 99.2.0\"\n\
+            CONFIG_GCC_VERSION=990200\n";
+        let scratch = Scratch::headers("arm64", (7, 3, 4), config);
+        fs::remove_dir_all(scratch.0.join("arch/x86")).unwrap();
+        scratch.file("arch/arm64/keep", "");
+        let headers = incomplete(scratch.look());
+        assert_eq!(headers.arch, "arm64");
+        // The compiler is the cross compiler, by the name that the kernel's was called by.
+        let refusal = line(find_cc(&headers.config));
+        assert!(refusal.contains("aarch64-linux-gnu-gcc-99 is missing"));
+        assert!(refusal.contains("apt-get install gcc-99-aarch64-linux-gnu"));
+        // There is no target.json but on x86: rustc knows the target by its name.
+        for name in [
+            "rust/libcore.rmeta",
+            "rust/libkernel.rmeta",
+            "rust/libmacros.so",
+        ] {
+            assert!(matches!(scratch.look(), Ok(Found::Incomplete(_))), "{name}");
+            scratch.file(name, "");
+        }
+        assert!(matches!(scratch.look(), Ok(Found::Complete(_))));
+    }
+
+    #[test]
+    fn packages_of_another_architecture_are_named_so() {
+        assert_eq!(foreign("7.3.4+deb13-arm64", "x86_64"), ":arm64");
+        assert_eq!(foreign("7.3.4+deb13-arm64-16k", "x86_64"), ":arm64");
+        assert_eq!(foreign("7.3.4+deb13-cloud-amd64", "aarch64"), ":amd64");
+        assert_eq!(foreign("7.3.4+deb13-arm64", "aarch64"), "");
+        assert_eq!(foreign("7.3.4+deb13-amd64", "x86_64"), "");
+        assert_eq!(foreign("7.2.0-rpi_2712", "x86_64"), "");
     }
 
     #[test]
