@@ -43,6 +43,9 @@ ARM64_PACKAGES="libc6-dev:arm64 libstd-rust-dev:arm64"
 ARM64_GUEST_PACKAGES="base-files bash coreutils dash debianutils diffutils findutils grep gzip hostname iproute2
 	kmod libc-bin procps psmisc sed strace tar udev util-linux"
 
+# To be changed with what make_layer does.
+LAYER_FORMAT=1
+
 # Programs that only these functions need, as program:package.
 APT_PROGRAMS="apt-get:apt mmdebstrap:mmdebstrap unshare:util-linux"
 ARM64_PROGRAMS="qemu-system-aarch64:qemu-system-arm"
@@ -299,7 +302,9 @@ unpack_guest() {
 layer() {
 	base=$1 suite=$2 arch=$3 release=$4 version=$5
 	[ "$arch" = amd64 ] || host_packages $ARM64_PROGRAMS
-	key=$( (echo "$@" && cat "$here/kernels.sh" && readlink -f "$cache/root-current") | sha256sum | cut -c 1-16)
+	# shellcheck disable=SC2086 # However the lists are broken into lines, they are the same lists.
+	key=$(echo $LAYER_FORMAT "$@" "$(readlink -f "$cache/root-current")" $ARM64_PACKAGES $ARM64_GUEST_PACKAGES |
+		sha256sum | cut -c 1-16)
 	root=$cache/kernel-$release-$key
 	lock "kernel-$release"
 	if [ ! -d "$root" ]; then
@@ -324,7 +329,8 @@ source_package() {
 	# The last one is of no use any more: what is made from it is kept.
 	rm -f "$dir"/*.deb
 	for lists in old new; do
-		if APT_CONFIG="$cache/kernels/$lists/host.conf" apt-cache madison "$package" | grep -qF "| $version |"; then
+		if APT_CONFIG="$cache/kernels/$lists/host.conf" apt-cache madison "$package" |
+			awk -F ' *[|] *' -v wanted="$version" '$2 == wanted { found = 1 } END { exit !found }'; then
 			(cd "$dir" && APT_CONFIG="$cache/kernels/$lists/host.conf" \
 				logged source "fetching $package, $version" apt-get -q download "$package=$version")
 			echo "package=$(echo "$dir/$package"_*.deb)"
