@@ -126,6 +126,9 @@ done
 metadata=$cache/headers-${root##*/}
 [ ! -d "$metadata" ] || {
 	$as_root mkdir -p "$cache/install/metadata"
+	for copy in "$cache/install/metadata"/*/; do
+		[ ! -e "$copy" ] || [ -e "$metadata/$(basename "$copy")" ] || $as_root rm -rf --one-file-system "$copy"
+	done
 	for copy in "$metadata"/*/; do
 		[ ! -e "$copy/made-of" ] || [ -d "$cache/install/metadata/$(basename "$copy")" ] ||
 			$as_root cp -R --preserve=mode,timestamps,links "$copy" "$cache/install/metadata/"
