@@ -76,7 +76,7 @@ pub(crate) const TESTS: &[Test] = tests![
 pub(crate) const HEALTH: &str = "/proc/alrandom/health";
 
 /// Root writes 1 to it to have the start-up test run.
-const STARTUP_TEST: &str = "/sys/class/misc/alrandom/startup_test";
+pub(crate) const STARTUP_TEST: &str = "/sys/class/misc/alrandom/startup_test";
 
 /// The end of the line that a discarded block leaves in the log.
 pub(crate) const DISCARDED: &str = "; block discarded, start-up test runs again";

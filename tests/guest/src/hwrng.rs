@@ -2,18 +2,29 @@
 
 //! The source in the kernel's hardware-RNG core: `/dev/hwrng` and `/sys/class/misc/hw_random`.
 
-use crate::support::{
-    process::{
-        attempt,
-        run,
-        shell, //
+use crate::{
+    health::{
+        STARTUP_TEST,
+        STOPPED, //
     },
-    tests,
-    wait::wait_for_exit,
-    wait_until,
-    Guest,
-    Test,
-    PATIENCE, //
+    support::{
+        process::{
+            attempt,
+            run,
+            shell, //
+        },
+        tests,
+        wait::wait_for_exit,
+        wait_until,
+        Background,
+        Guest,
+        Test,
+        PATIENCE, //
+    },
+};
+use alpharng_emu::fault::{
+    Fault,
+    Kind, //
 };
 use anyhow::{
     bail,
@@ -41,7 +52,10 @@ pub(crate) const TESTS: &[Test] = tests![
     the_kernel_s_own_thread_reads,
     unplug_while_hwrng_is_read,
     unload_while_hwrng_is_read,
+    failure_while_hwrng_is_read,
     nonblocking_reads_do_not_wait,
+    blocking_reads_wait,
+    dev_random_gives_the_bytes_of_the_manual,
 ];
 
 /// Where the core shows its sources.
@@ -213,13 +227,25 @@ fn unload_while_hwrng_is_read(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
+/// So does a failed health test. Once the source has passed its start-up test again, it is back.
+fn failure_while_hwrng_is_read(guest: &mut Guest) -> Result<()> {
+    guest.plug()?;
+    guest.load_with_hwrng(&[])?;
+    guest.log.announce(STOPPED);
+    for _ in 0..3 {
+        wait_until("the source to be listed", is_listed)?;
+        let mut reader = read_hwrng()?;
+        let stuck = Fault::next(Kind::Stuck { value: 7 });
+        guest.emulator.device(0).fault(stuck)?;
+        ended(&mut reader)?;
+        wait_until("the source to be gone", || !is_listed())?;
+        fs::write(STARTUP_TEST, "1")?;
+    }
+    wait_until("the source to be listed again", is_listed)
+}
+
 /// A read that must not wait gets what is ready, or `EAGAIN`.
 fn nonblocking_reads_do_not_wait(guest: &mut Guest) -> Result<()> {
-    use alpharng_emu::fault::{
-        Fault,
-        Kind, //
-    };
-
     guest.plug()?;
     guest.load_with_hwrng(&[])?;
     wait_until("the source to be listed", is_listed)?;
@@ -242,5 +268,44 @@ fn nonblocking_reads_do_not_wait(guest: &mut Guest) -> Result<()> {
         "{}",
         dd.stderr
     );
+    Ok(())
+}
+
+/// A read that may wait does so while the device is silent, and gets all it asked for in the end.
+fn blocking_reads_wait(guest: &mut Guest) -> Result<()> {
+    guest.plug()?;
+    guest.load_with_hwrng(&[])?;
+    wait_until("the source to be listed", is_listed)?;
+    let first = guest.fall_silent()?;
+    let reader = Background::start(|| {
+        run(&[
+            "dd",
+            "if=/dev/hwrng",
+            "bs=100000",
+            "count=1",
+            "iflag=fullblock",
+        ])
+    })?;
+    ensure!(
+        reader.goes_on_for(Duration::from_secs(2)),
+        "it has read more than there was"
+    );
+    guest.answer_again(first)?;
+    ensure!(reader.join()??.bytes.len() == 100_000);
+    Ok(())
+}
+
+/// The manual's `dd` from `/dev/random`, which the kernel feeds from the device with no other help.
+fn dev_random_gives_the_bytes_of_the_manual(guest: &mut Guest) -> Result<()> {
+    guest.plug()?;
+    guest.load_with_hwrng(&[])?;
+    wait_until("the source to be listed", is_listed)?;
+    let dd = shell("cd /tmp && dd if=/dev/random of=download.bin bs=1 count=100000")?;
+    let bytes = fs::read("/tmp/download.bin")?;
+    fs::remove_file("/tmp/download.bin")?;
+    ensure!(dd.stderr.contains("100000+0 records in\n"), "{}", dd.stderr);
+    ensure!(bytes.len() == 100_000);
+    let distinct: HashSet<&[u8]> = bytes.chunks_exact(16).collect();
+    ensure!(distinct.len() == bytes.len() / 16, "bytes came twice");
     Ok(())
 }
