@@ -23,6 +23,8 @@ mod params;
 mod polling;
 mod proc_info;
 mod read_table;
+mod rngd;
+mod rngd_service;
 mod stock_cdc_acm;
 mod systemd;
 mod takeover;
@@ -61,6 +63,7 @@ const FILES: &[&[Test]] = &[
     faults::TESTS,
     load::TESTS,
     hwrng::TESTS,
+    rngd::TESTS,
     wipe::TESTS,
     health::TESTS,
     catalogue::TESTS,
@@ -68,7 +71,7 @@ const FILES: &[&[Test]] = &[
 ];
 
 /// Tests that need a machine whose init is systemd; in their order.
-const SYSTEMD_FILES: &[&[Test]] = &[systemd::TESTS];
+const SYSTEMD_FILES: &[&[Test]] = &[systemd::TESTS, rngd_service::TESTS];
 
 /// Tests the alrandom module in the test machine, as root. Prints TAP.
 #[derive(Debug, Parser)]

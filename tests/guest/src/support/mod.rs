@@ -8,6 +8,8 @@ pub(crate) mod info;
 pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod process;
+pub(crate) mod readme;
+pub(crate) mod rngd;
 pub(crate) mod runner;
 pub(crate) mod stream;
 pub(crate) mod sys;
