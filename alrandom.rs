@@ -101,7 +101,8 @@ module_param! {
     /// Quality of the source in the kernel's hardware-RNG core, in bits of entropy per 1024 bits;
     /// -1 stands for what [`MIN_ENTROPY`] says, 0 for leaving the source out.
     static HWRNG_QUALITY: i32 = -1, -1..=1024;
-    "hwrngQuality", "quality in hw_random, in bits of entropy per 1024 bits (0 to 1024, 0: not there; default: -1, from minEntropy)";
+    "hwrngQuality",
+    "quality in hw_random, bits per 1024 bits (0 to 1024, 0: not there; default: -1, minEntropy)";
 }
 
 impl kernel::fmt::Display for health::Failure {

@@ -3,7 +3,8 @@
 //! The part of the USB communications device class (CDC) that a data source needs.
 //!
 //! Source of the constants: "USB Class Definitions for Communications Devices" 1.2 and its PSTN
-//! subclass (PSTN120), as in [`include/uapi/linux/usb/cdc.h`](srctree/include/uapi/linux/usb/cdc.h).
+//! subclass (PSTN120), as in
+//! [`include/uapi/linux/usb/cdc.h`](srctree/include/uapi/linux/usb/cdc.h).
 //!
 //! This file is pure: the host-side tests compile it unchanged.
 

@@ -2,21 +2,21 @@
 
 //! Health tests of the AlphaRNG's output.
 //!
-//! Every block that the device answers to the command `x` passes through two layers of tests, always
-//! both, before a byte of it is delivered:
+//! Every block that the device answers to the command `x` passes through two layers of tests,
+//! always both, before a byte of it is delivered:
 //!
-//! - the **vendor layer**: the repetition count test and the adaptive proportion test of the vendor's
-//!   own module. They start afresh with each block, tolerate six failures in it, and keep the numbers
-//!   of `/proc/alrandom/info`;
-//! - the **SP 800-90B layer**: the continuous repetition count test (RCT, section 4.4.1) and adaptive
-//!   proportion test (APT, section 4.4.2). The blocks are one stream of 8-bit samples to them: a run
-//!   and a window go on from one block into the next.
+//! - the **vendor layer**: the repetition count test and the adaptive proportion test of the
+//!   vendor's own module. They start afresh with each block, tolerate six failures in it, and keep
+//!   the numbers of `/proc/alrandom/info`;
+//! - the **SP 800-90B layer**: the continuous repetition count test (RCT, section 4.4.1) and
+//!   adaptive proportion test (APT, section 4.4.2). The blocks are one stream of 8-bit samples to
+//!   them: a run and a window go on from one block into the next.
 //!
 //! Neither can see that a block came twice. A fingerprint of the last blocks does.
 //!
 //! What follows from a failure is the policy of [`Health`]. This file takes bytes and returns
-//! decisions: it does no I/O, allocates nothing, never panics, and knows no kernel type. The tests on
-//! the host compile it a second time, unchanged.
+//! decisions: it does no I/O, allocates nothing, never panics, and knows no kernel type. The tests
+//! on the host compile it a second time, unchanged.
 
 #![deny(unsafe_code)]
 
@@ -32,8 +32,8 @@ const WINDOW: usize = 512;
 /// Length of a run that the vendor's repetition count test calls a failure.
 const VENDOR_RUN: u32 = 5;
 
-/// Bytes in a window of the vendor's adaptive proportion test: the reference, those that are compared
-/// with it, and a last one that ends the window without being compared.
+/// Bytes in a window of the vendor's adaptive proportion test: the reference, those that are
+/// compared with it, and a last one that ends the window without being compared.
 const VENDOR_WINDOW: usize = 65;
 
 /// Matches with the reference that the vendor's adaptive proportion test tolerates in a window.
@@ -80,9 +80,10 @@ impl MinEntropy {
 
     /// The cutoffs of the SP 800-90B layer for this much min-entropy.
     ///
-    /// RCT: `1 + ceil(-log2(alpha) / H)` (4.4.1). APT: `1 + critbinom(512, 2^-H, 1 - alpha)` (4.4.2).
-    /// The false-alarm rate alpha of each test is 2^-40 for an intermittent failure and 2^-60 for a
-    /// permanent one. The tests on the host compute the table again with exact binomials.
+    /// RCT: `1 + ceil(-log2(alpha) / H)` (4.4.1). APT: `1 + critbinom(512, 2^-H, 1 - alpha)`
+    /// (4.4.2). The false-alarm rate alpha of each test is 2^-40 for an intermittent failure and
+    /// 2^-60 for a permanent one. The tests on the host compute the table again with exact
+    /// binomials.
     const fn cutoffs(self) -> Cutoffs {
         match self.0 {
             1 => Cutoffs::new([41, 61], [336, 355]),
@@ -204,8 +205,8 @@ impl Failure {
 }
 
 impl fmt::Display for Failure {
-    /// One clause for a log line, such as `SP 800-90B repetition count test: permanent failure, run of
-    /// 16000 equal bytes (cutoff 11)`.
+    /// One clause for a log line, such as `SP 800-90B repetition count test: permanent failure, run
+    /// of 16000 equal bytes (cutoff 11)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let severity = match self.severity {
             Severity::Intermittent => "intermittent",
@@ -331,9 +332,9 @@ pub(crate) struct Statistics {
 
 /// All state of both layers and of the policy.
 ///
-/// A block that fails is discarded, the continuous tests are re-initialised, and the start-up test is
-/// due: the next block is tested and thrown away even if it passes. Three intermittent failures in a
-/// row, no block having been delivered in between, or one permanent failure stop the source.
+/// A block that fails is discarded, the continuous tests are re-initialised, and the start-up test
+/// is due: the next block is tested and thrown away even if it passes. Three intermittent failures
+/// in a row, no block having been delivered in between, or one permanent failure stop the source.
 pub(crate) struct Health {
     /// Assessed min-entropy, which the cutoffs of `continuous` come from.
     min_entropy: MinEntropy,
@@ -439,8 +440,8 @@ impl Health {
 
     /// Decides what becomes of a block while the tests are switched off.
     ///
-    /// The block that a start-up test would use is still thrown away. The start-up test is due as soon
-    /// as a block is tested again.
+    /// The block that a start-up test would use is still thrown away. The start-up test is due as
+    /// soon as a block is tested again.
     pub(crate) fn untested_block(&mut self) -> Decision {
         if let State::Stopped(failure) = self.state {
             return Decision::Stop(failure);
@@ -614,8 +615,8 @@ fn vendor_apt_failures(data: &[u8; BLOCK]) -> u32 {
 /// Whether a window of [`VENDOR_WINDOW`] bytes may have more than [`VENDOR_MATCHES`] matches.
 ///
 /// Each half of the window is folded into one word of marks: a mark says that at least one and at
-/// most four of the bytes in its place match. More than five matches therefore leave two marks, which
-/// one window of random bytes in forty does.
+/// most four of the bytes in its place match. More than five matches therefore leave two marks,
+/// which one window of random bytes in forty does.
 #[inline(always)]
 fn vendor_window_is_suspicious(window: &[u8]) -> bool {
     let [reference, words @ ..] = window else {
@@ -686,8 +687,8 @@ impl Continuous {
 
     /// Tests the samples `data` that follow those before, and judges the two tests.
     ///
-    /// The whole of `data` is tested, also behind a failure. `each_run` is called with the length of
-    /// each run inside `data` that has at least [`LONG_RUN`] samples.
+    /// The whole of `data` is tested, also behind a failure. `each_run` is called with the length
+    /// of each run inside `data` that has at least [`LONG_RUN`] samples.
     pub(crate) fn test(
         &mut self,
         data: &[u8],
@@ -820,8 +821,8 @@ struct Run {
 
 /// The runs of at least [`LONG_RUN`] bytes in a piece of data, in their order.
 ///
-/// The data are searched in groups of [`GROUP`] bytes, and byte by byte only where a group has three
-/// equal bytes in a row that begin at an even position: every run of four has such three.
+/// The data are searched in groups of [`GROUP`] bytes, and byte by byte only where a group has
+/// three equal bytes in a row that begin at an even position: every run of four has such three.
 struct Runs<'a> {
     /// The data.
     data: &'a [u8],
@@ -938,8 +939,8 @@ fn fingerprint(data: &[u8; BLOCK]) -> u64 {
     // A block is a whole number of rounds.
     const _: () = assert!(BLOCK % ROUND == 0);
 
-    // Two running sums, as in Fletcher's checksum: the second one knows the order of the words. Four
-    // pairs of them, because one pair would wait for itself.
+    // Two running sums, as in Fletcher's checksum: the second one knows the order of the words.
+    // Four pairs of them, because one pair would wait for itself.
     let mut lanes = [(0u64, 0u64); 4];
     for bytes in data.chunks_exact(ROUND) {
         for ((sum, sum_of_sums), bytes) in lanes.iter_mut().zip(bytes.chunks_exact(8)) {
@@ -956,13 +957,14 @@ fn fingerprint(data: &[u8; BLOCK]) -> u64 {
 
 /// Eight bytes at a time in a general register: the kernel must not use SSE here.
 ///
-/// A byte equals the reference if their exclusive or is zero. To find zero bytes, let `w` be the word
-/// and `L` the word with a one in the lowest bit of each byte. `(w - L) & !w` has the top bit set in
-/// each byte of `w` that is zero, because that byte borrows, and clear in each other byte, unless a
-/// zero byte below has taken the borrow from a byte that is one: a zero byte is never missed, and now
-/// and then there seems to be one more. That is good enough to pass over data in which there is nothing
-/// to see. What is counted is `(w & !T) + !T | w` instead, `T` being the top bits: no carry leaves a byte, and
-/// its top bit is clear exactly if the byte is zero. The same works for lanes of two bytes.
+/// A byte equals the reference if their exclusive or is zero. To find zero bytes, let `w` be the
+/// word and `L` the word with a one in the lowest bit of each byte. `(w - L) & !w` has the top bit
+/// set in each byte of `w` that is zero, because that byte borrows, and clear in each other byte,
+/// unless a zero byte below has taken the borrow from a byte that is one: a zero byte is never
+/// missed, and now and then there seems to be one more. That is good enough to pass over data in
+/// which there is nothing to see. What is counted is `(w & !T) + !T | w` instead, `T` being the top
+/// bits: no carry leaves a byte, and its top bit is clear exactly if the byte is zero. The same
+/// works for lanes of two bytes.
 mod swar {
     use super::{
         GROUP,
@@ -997,9 +999,9 @@ mod swar {
         LOW_BITS.wrapping_mul(byte as u64)
     }
 
-    /// Compares the bytes of two words: the top bit of a byte is clear if they are equal, and set if
-    /// they are not, but for the rare error that the module's head speaks of. The other bits mean
-    /// nothing.
+    /// Compares the bytes of two words: the top bit of a byte is clear if they are equal, and set
+    /// if they are not, but for the rare error that the module's head speaks of. The other bits
+    /// mean nothing.
     #[inline(always)]
     pub(super) fn unequal(word: u64, reference: u64) -> u64 {
         // The complement of `(w - L) & !w`, in one operation less.
@@ -1038,8 +1040,8 @@ mod swar {
     /// A number that is not less than the count of the bytes in `window` that are equal to
     /// `reference`.
     ///
-    /// Two words are folded into one before they are counted, so each mark in it stands for at most two
-    /// matches.
+    /// Two words are folded into one before they are counted, so each mark in it stands for at most
+    /// two matches.
     #[inline(always)]
     pub(super) fn count_equal_at_most(window: &[u8; WINDOW], reference: u8) -> u32 {
         const PAIRS: u32 = (WINDOW / 16) as u32;
@@ -1053,8 +1055,8 @@ mod swar {
         (PAIRS * 8).wrapping_sub(sum_of_bytes(sum)).wrapping_mul(2)
     }
 
-    /// Whether three equal bytes in a row begin at an even position of `group`, whose last byte belongs
-    /// to the next group.
+    /// Whether three equal bytes in a row begin at an even position of `group`, whose last byte
+    /// belongs to the next group.
     #[inline(always)]
     pub(super) fn has_three_equal(group: &[u8; GROUP + 1]) -> bool {
         let [_, next @ ..] = group;
@@ -1086,7 +1088,8 @@ impl fmt::Display for SelfTestFailure {
         } = self;
         write!(
             f,
-            "known-answer vector \"{vector}\" disagrees at a min-entropy of {min_entropy} bits per byte"
+            "known-answer vector \"{vector}\" disagrees at a min-entropy of {min_entropy} bits \
+             per byte"
         )
     }
 }
@@ -1110,8 +1113,8 @@ const KNOWN_CUTOFFS: [[u32; 4]; 8] = [
 /// Samples in a window of the APT, written down a second time as well.
 const KNOWN_WINDOW: usize = 512;
 
-/// Runs known-answer vectors through every test of both layers and through the policy: each test must
-/// pass just below its cutoff and fail at it, inside a block and across the border of two.
+/// Runs known-answer vectors through every test of both layers and through the policy: each test
+/// must pass just below its cutoff and fail at it, inside a block and across the border of two.
 ///
 /// `scratch` holds the blocks; what is in it before does not matter. An error means that this build
 /// must not be used.
@@ -1175,8 +1178,9 @@ fn spread(start: usize, count: u32) -> impl Iterator<Item = usize> {
         .map(move |offset| start.saturating_add(offset))
 }
 
-/// Positions of `count` bytes in the window that begins at `start`, its first byte among them, as many
-/// as possible in the same place of the two words that are folded into one before they are counted.
+/// Positions of `count` bytes in the window that begins at `start`, its first byte among them, as
+/// many as possible in the same place of the two words that are folded into one before they are
+/// counted.
 fn folded(start: usize, count: u32) -> impl Iterator<Item = usize> {
     // Places that are not neighbours come first.
     [0, 2, 4, 6, 1, 3, 5, 7]
@@ -1359,8 +1363,8 @@ fn vendor_vectors(scratch: &mut [u8; BLOCK], min_entropy: MinEntropy) -> Result<
         "vendor's RCT restarts with each block",
     )?;
 
-    // APT: zeros in a window, its first byte among them, and how many such windows; the failures they
-    // must give. The byte that ends the window is always 0 and must not count.
+    // APT: zeros in a window, its first byte among them, and how many such windows; the failures
+    // they must give. The byte that ends the window is always 0 and must not count.
     let five: &[usize] = &[0, 1, 13, 25, 37, 63, 64];
     let six: &[usize] = &[0, 1, 13, 25, 37, 49, 63, 64];
     let late: &[usize] = &[0, 50, 52, 54, 58, 60, 62, 64];

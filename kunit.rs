@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit suite of the health tests: the self-test's known-answer vectors and the policy's outline, on
-//! the machine and with the compiler that run the driver.
+//! KUnit suite of the health tests: the self-test's known-answer vectors and the policy's outline,
+//! on the machine and with the compiler that run the driver.
 //!
 //! It runs when the module is loaded into a kernel with `CONFIG_KUNIT=y`. The tests on the host go
 //! further; here it is the kernel's own build that is tested.

@@ -32,8 +32,8 @@ impl PagefaultDisabled {
     /// Adds to the current task's counter.
     fn add(change: c_int) {
         let task = kernel::current!().as_ptr();
-        // SAFETY: The current task is alive, and only it touches this counter of its own. As many are
-        // taken away as were added, since each object does both.
+        // SAFETY: The current task is alive, and only it touches this counter of its own. As many
+        // are taken away as were added, since each object does both.
         unsafe { (*task).pagefault_disabled = (*task).pagefault_disabled.wrapping_add(change) };
     }
 

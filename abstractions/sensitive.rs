@@ -97,7 +97,11 @@ impl SensitiveBuffer {
             // As `memzero_explicit()` does: the pointer escapes, so the stores must be made.
             // SAFETY: An empty assembly block that is said to read memory through `bytes`.
             unsafe {
-                core::arch::asm!("/* {0} */", in(reg) bytes.as_ptr(), options(nostack, preserves_flags))
+                core::arch::asm!(
+                    "/* {0} */",
+                    in(reg) bytes.as_ptr(),
+                    options(nostack, preserves_flags)
+                )
             };
             compiler_fence(Ordering::SeqCst);
         }

@@ -535,8 +535,8 @@ impl LockedDevice<'_> {
     ///
     /// `EBUSY` where another driver has it.
     pub(crate) fn claim(&self, owner: &Interface, companion: &Interface) -> Result {
-        // SAFETY: The lock of the device is held. `owner` is bound, or being bound, to a USB driver.
-        // No data marks the companion, see `Registration::data()`.
+        // SAFETY: The lock of the device is held. `owner` is bound, or being bound, to a USB
+        // driver. No data marks the companion, see `Registration::data()`.
         to_result(unsafe {
             let driver = (*owner.as_raw()).dev.driver;
             if driver.is_null() {
@@ -886,9 +886,9 @@ impl Urb {
 
         self.shared.done.store(false, Release);
         let raw = self.raw.as_ptr();
-        // SAFETY: The URB is ours and not under way, and complete with these; `offset` is inside the
-        // buffer. The buffer lives until the URB has ended: it is kept below, or was refused. It
-        // does not move when its owner does.
+        // SAFETY: The URB is ours and not under way, and complete with these; `offset` is inside
+        // the buffer. The buffer lives until the URB has ended: it is kept below, or was refused.
+        // It does not move when its owner does.
         let result = unsafe {
             (*raw).transfer_buffer = buffer.as_mut_ptr().add(offset).cast();
             (*raw).transfer_buffer_length = transfer_len;

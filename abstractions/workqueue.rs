@@ -28,7 +28,8 @@ use kernel::{
 
 /// Something that a [`Worker`] runs.
 pub(crate) trait WorkItem: Send + Sync + 'static {
-    /// Does the work, in process context on a high-priority kernel worker; never runs twice at once.
+    /// Does the work, in process context on a high-priority kernel worker; never runs twice at
+    /// once.
     fn run(&self);
 }
 
