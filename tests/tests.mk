@@ -5,7 +5,7 @@
 tests := $(dir $(lastword $(MAKEFILE_LIST)))
 quote = '$(subst ','\'',$(1))'
 
-.PHONY: check test bench fuzz demo shell clean-cache distclean
+.PHONY: check test test-debug bench fuzz demo shell clean-cache distclean
 
 ## check            tests that need no virtual machine, formatting and lints
 check:
@@ -21,6 +21,10 @@ test:
 	@$(tests)vm/run.sh $(if $(KERNELS),kernels $(call quote,$(KERNELS)),test \
 		$(if $(FILTER),--filter $(call quote,$(FILTER)),--host-tests $(tests)check.sh) \
 		$(addprefix --more-tests ,$(more-tests)))
+
+## test-debug       the guest's tests on a kernel that looks for bugs (not part of test: it takes long)
+test-debug:
+	@$(tests)vm/run.sh test-debug $(if $(FILTER),--filter $(call quote,$(FILTER)))
 
 ## bench            time of the health tests against that of a plain loop in C
 bench:

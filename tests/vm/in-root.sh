@@ -5,7 +5,8 @@
 #
 # The command finds the root with a throw-away layer over it, so that nothing it does there lasts; and
 # the project's directory and the cache, at the places that they have outside. ALRANDOM_ROOT names the
-# root to use; without it, it is the one that setup.sh has used last.
+# root to use; without it, it is the one that setup.sh has used last. ALRANDOM_LAYER names a directory of
+# more packages to find there, as `setup.sh --layer` makes it.
 set -eu
 umask 022
 
@@ -26,8 +27,8 @@ value_of() {
 
 # The second half, as root in namespaces of its own.
 inner() {
-	root=$1 cache=$2 clone=$3 user=$4 group=$5 directory=$6
-	shift 6
+	root=$1 layer=$2 cache=$3 clone=$4 user=$5 group=$6 directory=$7
+	shift 7
 	mount -t tmpfs -o mode=0755 tmpfs "$cache/mnt"
 	cd "$cache/mnt"
 	mkdir lower base upper work new
@@ -38,6 +39,11 @@ inner() {
 	if [ -e "$root/base" ]; then
 		mount --bind "$root/base/tree" base
 		layers=lower:base
+	fi
+	if [ -n "$layer" ]; then
+		mkdir layer
+		mount --bind "$layer" layer
+		layers=layer:$layers
 	fi
 	mount -t overlay -o lowerdir=$layers,upperdir=upper,workdir=work root new ||
 		die "can't mount an overlay: root may not do that here (a container without privileges?)"
@@ -86,7 +92,7 @@ mkdir -p "$cache/mnt" "$cache/home" "$cache/cargo"
 
 # Nothing that the command starts outlives it.
 set -- unshare --mount --pid --fork --kill-child sh "$here/in-root.sh" --inner \
-	"$(readlink -f "$root")" "$cache" "$(cd "$here/../.." && pwd)" "$(id -u)" "$(id -g)" "$PWD" "$@"
+	"$(readlink -f "$root")" "${ALRANDOM_LAYER-}" "$cache" "$(cd "$here/../.." && pwd)" "$(id -u)" "$(id -g)" "$PWD" "$@"
 if [ "$(id -u)" != 0 ]; then
 	command -v sudo >/dev/null ||
 		die "entering the test machine's root takes root: install sudo, or run this as root"

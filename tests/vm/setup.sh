@@ -3,7 +3,8 @@
 #
 # Makes what the test machine needs, as far as it is not there: packages of the host, the root (see
 # root.conf), and the programs under tests/, built inside that root. Prints `root=DIR` and, unless it is
-# called with --root-only, `programs=DIR`.
+# called with --root-only, `programs=DIR`. `setup.sh --layer NAME` makes a layer of root.conf's for the root,
+# and prints `root=DIR` and `layer=DIR`.
 #
 # All of it goes to the cache, under names that say what it was made from. Each thing is made in another
 # place and then renamed, under a lock: a run that is interrupted leaves nothing half made, and of two at
@@ -25,6 +26,21 @@ SPACE=8
 # made.
 KEEP_DAYS=30
 
+# Replaces $@ by apt's options, each of which is one line; none has a newline in it.
+# Used as `eval "$options_as_arguments"`.
+options_as_arguments='
+	options=$(apt_options)
+	while [ -n "$options" ]; do
+		set -- "$@" "${options%%
+*}"
+		case $options in
+		*"
+"*) options=${options#*
+} ;;
+		*) options= ;;
+		esac
+	done'
+
 make_root() {
 	[ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || die "the test machine needs a Debian host on amd64"
 	free=$(df -Pk "$cache" | awk 'NR == 2 { print int($4 / 1048576) }')
@@ -36,19 +52,8 @@ make_root() {
 		[ ! -e "$partial" ] ||
 			logged removal "removing what an interrupted run has left" as_root rm -rf --one-file-system "$partial"
 	done
-	# Each option of apt is one line; none has a newline in it.
 	set -- "$1" "$address"
-	options=$(apt_options)
-	while [ -n "$options" ]; do
-		set -- "$@" "${options%%
-*}"
-		case $options in
-		*'
-'*) options=${options#*
-} ;;
-		*) options= ;;
-		esac
-	done
+	eval "$options_as_arguments"
 	target=$1
 	shift
 	logged root "making a Debian $SUITE with kernel, compilers and tools (two minutes or so)" \
@@ -58,8 +63,20 @@ make_root() {
 		key=${old##*/root-}
 		[ "$old" != "$target" ] && [ -z "$(find "$cache/used-$key" -mtime "-$KEEP_DAYS" 2>/dev/null)" ] || continue
 		as_root rm -rf --one-file-system "$old" "$cache/headers-root-$key" "$cache/target-$key" \
-			"$cache/programs-$key"-* "$cache/used-$key"
+			"$cache/programs-$key"-* "$cache/used-$key" "$cache/linux-root-$key" "$cache/layer-"*"-$key"
 	done
+}
+
+# Makes the layer named $1, of the packages $2, in the directory $3.
+make_layer() {
+	root_for "making a layer of packages"
+	[ ! -e "$3.partial" ] || as_root rm -rf --one-file-system "$3.partial"
+	name=$1 packages=$2 target=$3
+	set --
+	eval "$options_as_arguments"
+	logged "layer-$name" "installing $packages for the tests that need it" \
+		as_root unshare --mount "$here/layer.sh" "$root" "$target.partial" "$packages" "$@"
+	as_root mv "$target.partial" "$target"
 }
 
 mkdir -p "$cache/logs"
@@ -79,7 +96,24 @@ fi
 : > "$cache/used-${root##*/root-}"
 ln -sfn "${root##*/}" "$cache/root-current"
 echo "root=$root"
-[ "${1-}" != --root-only ] || exit 0
+case ${1-} in
+--root-only) exit 0 ;;
+--layer)
+	packages=
+	for name in $LAYERS; do
+		[ "$name" != "$2" ] || eval "packages=\$LAYER_$name"
+	done
+	[ -n "$packages" ] || die "there is no layer $2, only $LAYERS"
+	layer=$cache/layer-$2-$(echo "$packages" | sha256sum | cut -c 1-8)-${root##*/root-}
+	if [ ! -d "$layer" ]; then
+		lock layer
+		[ -d "$layer" ] || make_layer "$2" "$packages" "$layer"
+		exec 9>&-
+	fi
+	echo "layer=$layer/upper"
+	exit 0
+	;;
+esac
 
 programs=$cache/programs-${root##*/root-}-$(programs_key)
 if [ ! -d "$programs" ]; then

@@ -10,12 +10,15 @@
 mod support;
 
 mod broken_build;
+mod bugs;
+mod built_in;
 mod catalogue;
 mod concurrent;
 mod dd;
 mod faults;
 mod health;
 mod hwrng;
+mod kunit;
 mod load;
 mod matrix;
 mod other_reads;
@@ -73,6 +76,22 @@ const FILES: &[&[Test]] = &[
 /// Tests that need a machine whose init is systemd; in their order.
 const SYSTEMD_FILES: &[&[Test]] = &[systemd::TESTS, rngd_service::TESTS];
 
+impl Options {
+    /// The module under test; with some kinds of tests there is none.
+    fn module(&self) -> Option<&std::path::Path> {
+        (!self.built_in && !self.bugs).then_some(&*self.module)
+    }
+}
+
+/// The tests of a kernel that has the driver built in.
+const BUILT_IN: &[&[Test]] = &[built_in::TESTS];
+
+/// More tests for the debug kernel.
+const DEBUG_FILES: &[&[Test]] = &[kunit::TESTS];
+
+/// Tests that the debug kernel has to make fail.
+const BUGS: &[&[Test]] = &[bugs::TESTS];
+
 /// Tests the alrandom module in the test machine, as root. Prints TAP.
 #[derive(Debug, Parser)]
 struct Options {
@@ -100,19 +119,34 @@ struct Options {
     /// Seconds that a test may take.
     #[arg(long, default_value_t = 400, value_name = "SECONDS")]
     time_limit: u64,
+    /// Run the tests of a kernel that has the driver built in, and no others.
+    #[arg(long)]
+    built_in: bool,
+    /// Run the tests for the debug kernel, too.
+    #[arg(long)]
+    debug: bool,
+    /// Run the bugs on purpose, and nothing else.
+    #[arg(long)]
+    bugs: bool,
     /// Be the process of one test, by its name.
     #[arg(long, hide = true, value_name = "NAME")]
     process_of: Option<String>,
 }
 
-/// All tests, of whichever init.
-fn all() -> Vec<Test> {
-    [FILES, SYSTEMD_FILES].concat().concat()
+/// All tests that there are with these options, of whichever init.
+fn all(options: &Options) -> Vec<Test> {
+    if options.built_in {
+        BUILT_IN.concat()
+    } else if options.bugs {
+        BUGS.concat()
+    } else {
+        [FILES, SYSTEMD_FILES, DEBUG_FILES].concat().concat()
+    }
 }
 
 /// The tests that the options name.
 fn select(options: &Options) -> Result<Vec<Test>> {
-    let all = all();
+    let all = all(options);
     if let Some(unknown) = options
         .names
         .iter()
@@ -121,12 +155,17 @@ fn select(options: &Options) -> Result<Vec<Test>> {
     {
         bail!("there is no test {unknown}: --list prints the names of all");
     }
-    let of_init = if options.systemd {
-        SYSTEMD_FILES
+    let of_init = if options.built_in {
+        BUILT_IN.concat()
+    } else if options.bugs {
+        BUGS.concat()
+    } else if options.debug {
+        [FILES, DEBUG_FILES].concat().concat()
+    } else if options.systemd {
+        SYSTEMD_FILES.concat()
     } else {
-        FILES
-    }
-    .concat();
+        FILES.concat()
+    };
     let named = |test: &Test| {
         let name = test.name();
         // A test that is named runs wherever it may be.
@@ -149,11 +188,12 @@ fn select(options: &Options) -> Result<Vec<Test>> {
 /// Does what the options say; whether all went well.
 fn run(options: &Options) -> Result<bool> {
     if let Some(name) = &options.process_of {
-        let all = all();
+        let all = all(options);
         let Some(test) = all.iter().find(|test| test.name() == name) else {
             bail!("there is no test {name}");
         };
-        return Ok(test.run(&options.module));
+        let module = options.module();
+        return Ok(test.run(module));
     }
     let tests = select(options)?;
     if options.list {
@@ -161,7 +201,12 @@ fn run(options: &Options) -> Result<bool> {
         return Ok(true);
     }
     Runner {
-        module: &options.module,
+        kind: if options.built_in {
+            Some("--built-in")
+        } else {
+            options.bugs.then_some("--bugs")
+        },
+        module: options.module(),
         limit: Duration::from_secs(options.time_limit),
     }
     .run(&tests)

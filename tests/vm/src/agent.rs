@@ -297,6 +297,15 @@ fn enter_root(port: &mut File) -> Result<()> {
     let inside = format!("/root{}", layout::PAYLOAD);
     fs::create_dir_all(&inside)?;
     mount_bind(layout::PAYLOAD, &inside).context("can't show the payload in the root")?;
+    if Path::new(layout::MODULES).exists() {
+        let release = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        let inside = format!("/root/usr/lib/modules/{release}");
+        fs::create_dir_all(&inside)?;
+        mount_bind(layout::MODULES, &inside).context("can't show the kernel's modules")?;
+    }
     env::set_current_dir("/root")?;
     mount_move(".", "/").context("can't make the root the root")?;
     chroot(".").context("can't enter the root")?;

@@ -8,7 +8,8 @@ use crate::{
         Logs,
         Machine,
         Options,
-        Parts, //
+        Parts,
+        MEMORY, //
     },
     qemu::Accelerator,
     step::{
@@ -85,6 +86,7 @@ pub fn choose(parts: &Parts, cache: &Path, logs: &Path) -> Result<Accelerator> {
         emulator: None,
         share: None,
         parameters: Vec::new(),
+        memory: MEMORY,
         stage_time: LIMIT,
     };
     let works = Machine::boot(parts, &options, files, |_| ()).is_ok();

@@ -22,8 +22,14 @@ pub const BEFORE_INIT: &str = "/mnt/alrandom/before-init";
 /// The kernel module.
 pub const MODULE: &str = "/mnt/alrandom/alrandom.ko";
 
+/// Directory of the modules of a kernel that is not the root's own.
+pub const MODULES: &str = "/mnt/alrandom/modules";
+
 /// A build of the module that its self-test has to refuse.
 pub const BROKEN_MODULE: &str = "/mnt/alrandom/alrandom-broken.ko";
+
+/// A module with bugs on purpose.
+pub const BUGS: &str = "/mnt/alrandom/alrandom_bugs.ko";
 
 /// The module's sources, as they were when it was built.
 pub const SOURCES: &str = "/mnt/alrandom/src";

@@ -63,6 +63,47 @@ const QEMU_TIME: Duration = Duration::from_secs(60);
 /// Lines of a log that an error message shows.
 const LOG_LINES: usize = 15;
 
+/// A kernel that is not the root's own.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Its release, as `uname -r` says it.
+    pub release: String,
+    /// What QEMU starts.
+    pub image: PathBuf,
+    /// Directory of its modules.
+    pub modules: PathBuf,
+}
+
+impl Kernel {
+    /// Name of the file that QEMU starts, in the directory of a kernel.
+    pub const IMAGE: &str = "bzImage";
+
+    /// Name of the file with the release, in the directory of a kernel.
+    pub const RELEASE: &str = "release";
+
+    /// The kernel in a directory that has these files, and the modules in `lib/modules`.
+    ///
+    /// # Errors
+    ///
+    /// If one is not there.
+    pub fn in_directory(directory: &Path) -> Result<Kernel> {
+        let file = directory.join(Self::RELEASE);
+        let release = fs::read_to_string(&file)
+            .with_context(|| format!("can't read {}", file.display()))?
+            .trim()
+            .to_string();
+        let modules = directory.join("lib/modules").join(&release);
+        let image = directory.join(Self::IMAGE);
+        ensure!(modules.is_dir(), "there is no {}", modules.display());
+        ensure!(image.is_file(), "there is no {}", image.display());
+        Ok(Kernel {
+            release,
+            image,
+            modules,
+        })
+    }
+}
+
 /// Files that machines are made from.
 #[derive(Clone, Debug)]
 pub struct Parts {
@@ -75,6 +116,8 @@ pub struct Parts {
     pub architecture: Architecture,
     /// Directory of the programs: `vm-agent`, `alpharng-emu`, `guest-tests`.
     pub programs: PathBuf,
+    /// The kernel, if it is not the root's.
+    pub other: Option<Kernel>,
 }
 
 impl Parts {
@@ -97,13 +140,27 @@ impl Parts {
             root,
             release: release.trim().to_string(),
             programs,
+            other: None,
         })
+    }
+
+    /// The same with another kernel.
+    pub fn with(&self, kernel: Kernel) -> Parts {
+        Parts {
+            release: kernel.release.clone(),
+            other: Some(kernel),
+            ..self.clone()
+        }
     }
 
     /// The kernel.
     pub fn kernel(&self) -> PathBuf {
-        self.root
-            .join(format!("tree/boot/vmlinuz-{}", self.release))
+        match &self.other {
+            Some(kernel) => kernel.image.clone(),
+            None => self
+                .root
+                .join(format!("tree/boot/vmlinuz-{}", self.release)),
+        }
     }
 
     /// The disks' images, the uppermost first.
@@ -130,7 +187,14 @@ impl Parts {
         let Some(payload) = payload else {
             return archive.finish().map(drop);
         };
-        let directory = self.root.join("tree/usr/lib/modules").join(&self.release);
+        let directory = match &self.other {
+            Some(kernel) => kernel.modules.clone(),
+            None => self.root.join("tree/usr/lib/modules").join(&self.release),
+        };
+        if self.other.is_some() {
+            // Those of the root's kernel are on its disk.
+            archive.copy_all(inside(layout::MODULES), &directory)?;
+        }
         let read = |name: &str| {
             let path = directory.join(name);
             fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))
@@ -177,6 +241,19 @@ pub struct Payload {
     pub from: PathBuf,
 }
 
+impl Payload {
+    /// What is at `path` in the guest, a path of [`layout`]'s, and at `from` on the host.
+    pub fn new(path: &str, from: PathBuf) -> Payload {
+        Payload {
+            name: layout::in_payload(path),
+            from,
+        }
+    }
+}
+
+/// Memory of a machine, in MiB, that runs an ordinary kernel.
+pub const MEMORY: u32 = 2048;
+
 /// What kind of machine to boot.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -193,6 +270,8 @@ pub struct Options {
     pub share: Option<PathBuf>,
     /// More parameters for the kernel.
     pub parameters: Vec<String>,
+    /// Memory, in MiB.
+    pub memory: u32,
     /// How long each stage of the boot may take.
     pub stage_time: Duration,
 }
@@ -297,7 +376,7 @@ impl Machine {
             console: logs.console.clone(),
             share: options.share.clone(),
             processors: 2,
-            memory: 2048,
+            memory: options.memory,
             parameters: options.parameters.clone(),
         };
         parts.write_ram_disk(&settings.ram_disk, options.payload.as_deref(), &disks)?;

@@ -5,13 +5,19 @@
 mod each_kernel;
 
 use alrandom_vm::{
-    host, interrupt, kvm, layout,
+    host, in_tree, interrupt, kernels, kvm, layout,
+    linux::{
+        self,
+        Linux, //
+    },
     machine::{
+        Kernel,
         Logs,
         Machine,
         Options,
         Parts,
-        Payload, //
+        Payload,
+        MEMORY, //
     },
     more, provoked,
     qemu::Accelerator,
@@ -53,7 +59,8 @@ use std::{
     },
     process::{
         Command,
-        ExitCode, //
+        ExitCode,
+        Stdio, //
     },
     time::{
         Duration,
@@ -70,6 +77,31 @@ const TEST_TIME: Duration = Duration::from_secs(120);
 
 /// How long the test that hangs on purpose is given.
 const HANG_TIME: Duration = Duration::from_secs(20);
+
+/// What the names of tests begin with that run on a kernel with the driver as a module.
+const IN_TREE_MODULE: &str = "in-tree-module::";
+
+/// What the names of tests begin with that run on a kernel with the driver built in.
+const IN_TREE_BUILT_IN: &str = "in-tree-";
+
+/// The option of guest-tests for those.
+const BUILT_IN_OPTION: &str = "--built-in";
+
+/// The parameters that those ask for on the kernel's command line.
+const BUILT_IN_PARAMETERS: [&str; 2] = ["alrandom.minEntropy=7", "alrandom.hwrngQuality=0"];
+
+/// The seed that those expect the device to have.
+const BUILT_IN_SEED: u64 = 20_261_121;
+
+/// Memory of the debug kernel's machine, in MiB: an eighth of it is KASAN's, and much of the rest is kept for
+/// a while behind its end.
+const DEBUG_MEMORY: u32 = 4096;
+
+/// Parameters of the debug kernel: each use after free is reported, and not only the first.
+const DEBUG_PARAMETERS: [&str; 1] = ["kasan_multi_shot"];
+
+/// How much more time everything gets on the debug kernel.
+const DEBUG_FACTOR: u32 = 3;
 
 /// How much more time everything gets where QEMU emulates the processor.
 const TCG_FACTOR: u32 = 5;
@@ -91,8 +123,9 @@ const FIND_SCRIPT: &str = "\"$1\" --cache \"$2\" --find \"$3\" > \"$4\"";
 /// Builds the module, inside the root: `sh SOURCES FOLDER`.
 const MODULE_SCRIPT: &str = include_str!("module.sh");
 
-/// Builds a module that is only there to be refused, inside the root: `sh SOURCES FOLDER`.
-const BROKEN_MODULE_SCRIPT: &str = "make -C \"$2\" M=\"$1\" modules";
+/// Builds a module without asking for more than that, inside the root: `sh SOURCES FOLDER [VARIABLE]...`.
+const PLAIN_MODULE_SCRIPT: &str =
+    "sources=$1 folder=$2; shift 2; make -C \"$folder\" M=\"$sources\" \"$@\" modules";
 
 /// A row of the health tests' table of cutoffs, and what the broken build has instead: one cutoff off
 /// by one.
@@ -181,6 +214,15 @@ enum Action {
         /// backports, sid, experimental, arm64
         selection: String,
     },
+    /// Run the guest's tests on a kernel that looks for bugs
+    TestDebug {
+        /// Only the tests with this in their names
+        #[arg(long)]
+        filter: Option<String>,
+        /// Seconds a test may take [default: 360 with KVM, 1800 without]
+        #[arg(long)]
+        time_limit: Option<u64>,
+    },
     /// Run the tests
     Test {
         /// Only the tests of the guest, and of --more-tests, with this in their names
@@ -233,6 +275,7 @@ fn run(arguments: Arguments) -> Result<u8> {
             cache: arguments.cache.clone(),
             in_root: arguments.clone.join("tests/vm/in-root.sh"),
             root: arguments.root,
+            layer: None,
             logs: new_logs(&arguments.cache)?,
         },
         clone: arguments.clone,
@@ -243,6 +286,14 @@ fn run(arguments: Arguments) -> Result<u8> {
         Action::Shell(shell) => project.shell(shell),
         Action::Demo => project.demo(),
         Action::Kernels { selection } => project.kernels(&selection),
+        Action::TestDebug { filter, time_limit } => project.test_debug(&Tests {
+            filter,
+            host_tests: None,
+            guest_tests: None,
+            more_tests: Vec::new(),
+            time_limit: time_limit.map(Duration::from_secs),
+            device: Device::Plugged,
+        }),
         Action::SelfTest => Ok(u8::from(!project.runner_tests()?.failed.is_empty())),
         Action::Test {
             filter,
@@ -291,6 +342,26 @@ struct Tests {
     time_limit: Option<Duration>,
     /// Whether a device is plugged in.
     device: Device,
+}
+
+impl Tests {
+    /// Whether the test with this name is to run.
+    fn wants(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|part| name.contains(part))
+    }
+
+    /// As [`Self::wants`], for a test that is there for another kernel as well: the filter has to name this
+    /// one, which takes long to build.
+    fn wants_in_tree(&self, name: &str) -> bool {
+        let named = |part: &String| part.starts_with("in-tree");
+        self.filter.as_ref().is_none_or(named) && self.wants(name)
+    }
+
+    /// How long a test may take.
+    fn limit(&self, accelerator: Accelerator) -> Duration {
+        self.time_limit
+            .unwrap_or_else(|| scale(TEST_TIME, accelerator))
+    }
 }
 
 /// The project and what is made of it.
@@ -366,12 +437,7 @@ impl Project {
     /// Builds the module. Returns what goes into the guest: the module, and the sources.
     fn build(&self) -> Result<Vec<Payload>> {
         let mut payload = Vec::new();
-        let mut add = |path: &str, from: PathBuf| {
-            payload.push(Payload {
-                name: layout::in_payload(path),
-                from,
-            });
-        };
+        let mut add = |path: &str, from: PathBuf| payload.push(Payload::new(path, from));
         let tests = self.parts.programs.join("guest-tests");
         if tests.exists() {
             add(layout::GUEST_TESTS, tests);
@@ -401,7 +467,7 @@ impl Project {
         add(layout::MODULE, done.join("build/alrandom.ko"));
         // It is no part of the core tests.
         if self.listed.is_none() {
-            let broken = self.build_broken(&folder, key)?;
+            let broken = self.build_broken(&self.workshop, &folder, &[], key)?;
             add(layout::BROKEN_MODULE, broken.join("build/alrandom.ko"));
         }
         add(layout::SOURCES, done.join("source"));
@@ -410,10 +476,16 @@ impl Project {
 
     /// Builds the module with one cutoff off by one, for the test that its self-test refuses that; `key`
     /// is the good build's. Returns where it was built.
-    fn build_broken(&self, folder: &Path, mut key: Key) -> Result<PathBuf> {
+    fn build_broken(
+        &self,
+        workshop: &Workshop,
+        folder: &Path,
+        variables: &[&str],
+        mut key: Key,
+    ) -> Result<PathBuf> {
         let [right, wrong] = BROKEN_CUTOFF;
         key.add("broken", wrong.as_bytes());
-        self.workshop.once("broken-module", &key, |directory| {
+        workshop.once("broken-module", &key, |directory| {
             let build = directory.join("build");
             copy_sources(&self.clone, &build)?;
             let file = build.join("health.rs");
@@ -425,12 +497,13 @@ impl Project {
             );
             fs::write(&file, text.replace(right, wrong))
                 .with_context(|| format!("can't write {}", file.display()))?;
-            let arguments = [build.as_os_str(), folder.as_os_str()];
-            self.workshop.build(
+            build_module(
+                workshop,
                 "broken-module",
                 "building a module that its self-test has to refuse",
-                BROKEN_MODULE_SCRIPT,
-                &arguments,
+                &build,
+                folder,
+                variables,
             )?;
             let module = build.join("alrandom.ko");
             ensure!(module.exists(), "the build made no {}", module.display());
@@ -440,13 +513,18 @@ impl Project {
 
     /// Boots a machine, with the stages on the terminal.
     fn boot(&self, options: &Options, logs: Logs) -> Result<Machine> {
+        self.boot_with(&self.parts, options, logs)
+    }
+
+    /// As [`Self::boot`], of these parts.
+    fn boot_with(&self, parts: &Parts, options: &Options, logs: Logs) -> Result<Machine> {
         let with = match options.accelerator {
             Accelerator::Kvm => "KVM",
             Accelerator::Tcg => "emulation",
         };
-        let what = format!("booting Linux {} ({with})", self.parts.release);
+        let what = format!("booting Linux {} ({with})", parts.release);
         let mut progress = Progress::new(&what);
-        let booted = Machine::boot(&self.parts, options, logs, |stage| {
+        let booted = Machine::boot(parts, options, logs, |stage| {
             progress.change(&format!("{what}: {stage}"));
         });
         progress.change(&what);
@@ -473,6 +551,7 @@ impl Project {
                 Init::Agent => Vec::new(),
                 Init::Systemd => vec![systemd::PARAMETER.into()],
             },
+            memory: MEMORY,
             stage_time: scale(STAGE_TIME, accelerator),
         })
     }
@@ -534,11 +613,15 @@ impl Project {
         Ok(0)
     }
 
-    /// Names of the guest's tests that run with this init, from the program itself.
-    fn names(program: &Path, init: Init, filter: Option<&str>) -> Result<Vec<String>> {
+    /// Names of the guest's tests, from the program itself.
+    fn names(
+        program: &Path,
+        options: &[&str],
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<String>> {
         let output = Command::new(program)
+            .args(options)
             .arg("--list")
-            .args((init == Init::Systemd).then_some("--systemd"))
             .output()
             .with_context(|| format!("can't start {}", program.display()))?;
         ensure!(
@@ -548,18 +631,12 @@ impl Project {
             output.status
         );
         let text = String::from_utf8(output.stdout).context("a test's name is not UTF-8")?;
-        let names: Vec<String> = text
+        Ok(text
             .lines()
             .map(str::trim)
-            .filter(|name| !name.is_empty() && filter.is_none_or(|filter| name.contains(filter)))
+            .filter(|name| !name.is_empty() && wanted(name))
             .map(str::to_string)
-            .collect();
-        ensure!(
-            filter.is_some() || !names.is_empty(),
-            "{} has no tests",
-            program.display()
-        );
-        Ok(names)
+            .collect())
     }
 
     /// `vm test`.
@@ -587,6 +664,7 @@ impl Project {
         if tests.guest_tests.is_none() {
             let run = self.guest_tests(tests, Init::Systemd);
             runs.push(("guest tests under systemd", run));
+            runs.push(("in-tree tests", self.in_tree_tests(tests)));
         }
         if tests.filter.is_none() && tests.guest_tests.is_none() {
             runs.push(("the runner's own tests", self.runner_tests()));
@@ -649,7 +727,11 @@ impl Project {
     fn guest_tests(&self, tests: &Tests, init: Init) -> Result<Summary> {
         let own = self.parts.programs.join("guest-tests");
         let program = tests.guest_tests.as_ref().unwrap_or(&own);
-        let names = Self::names(program, init, tests.filter.as_deref())?;
+        let of_init = match init {
+            Init::Agent => &[][..],
+            Init::Systemd => &["--systemd"],
+        };
+        let names = Self::names(program, of_init, &|name| tests.wants(name))?;
         if names.is_empty() {
             return Ok(Summary::default());
         }
@@ -681,7 +763,7 @@ impl Project {
     ) -> Result<Summary> {
         let mut suite = Suite {
             boot: &mut |logs| self.boot(options, logs),
-            program: layout::GUEST_TESTS,
+            program: &[layout::GUEST_TESTS],
             logs,
             limit: limit.unwrap_or_else(|| scale(TEST_TIME, options.accelerator)),
             out: &mut std::io::stdout(),
@@ -689,6 +771,234 @@ impl Project {
         };
         suite.run(names)?;
         Ok(suite.summary)
+    }
+
+    /// Makes a layer of packages for the root, see tests/vm/root.conf.
+    fn layer(&self, name: &str) -> Result<Workshop> {
+        let script = self.clone.join("tests/vm/setup.sh");
+        let output = Command::new(&script)
+            .args(["--layer", name])
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("can't start {}", script.display()))?;
+        ensure!(output.status.success(), "making the layer {name} failed");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let layer = text.lines().find_map(|line| line.strip_prefix("layer="));
+        Ok(Workshop {
+            layer: Some(layer.context("setup.sh names no layer")?.into()),
+            ..self.workshop.clone()
+        })
+    }
+
+    /// Runs the tests of the driver in a kernel's source tree: those that need no kernel to run, the
+    /// core of the guest's tests with the module of a kernel that was built there, and the tests of
+    /// a kernel that has the driver built in.
+    fn in_tree_tests(&self, tests: &Tests) -> Result<Summary> {
+        let program = self.parts.programs.join("guest-tests");
+        // It is the same source as the usual module's: these show that the build works.
+        let mut of_module = kernels::core_tests(&Self::names(&program, &[], &|_| true)?)?;
+        of_module.retain(|name| tests.wants_in_tree(&format!("{IN_TREE_MODULE}{name}")));
+        let of_built_in = Self::names(&program, &[BUILT_IN_OPTION], &|name| {
+            tests.wants_in_tree(&format!("{IN_TREE_BUILT_IN}{name}"))
+        })?;
+        let build = !of_module.is_empty() || !of_built_in.is_empty();
+        if !build && !in_tree::names().any(|name| tests.wants(name)) {
+            return Ok(Summary::default());
+        }
+        println!("==> tests in a kernel's source tree");
+        let workshop = self.layer("menu")?;
+        let linux = Linux::open(&workshop, &self.parts.root)?;
+        let out = &mut std::io::stdout();
+        let wanted = |name: &str| tests.wants(name);
+        let (mut summary, kernels) = in_tree::run(&linux, &self.clone, &wanted, build, out)?;
+        // Others may build while the machines run.
+        drop(linux);
+        let Some(kernels) = kernels else {
+            return Ok(summary);
+        };
+        let guest_tests = |module: Option<PathBuf>| {
+            let module = module.map(|from| (layout::MODULE, from));
+            [(layout::GUEST_TESTS, program.clone())]
+                .into_iter()
+                .chain(module)
+                .map(|(path, from)| Payload::new(path, from))
+                .collect::<Vec<_>>()
+        };
+        let module = kernels.module.join(in_tree::MODULE);
+        let options = self.options(
+            guest_tests(Some(module)),
+            Init::Agent,
+            Device::Plugged,
+            Vec::new(),
+        )?;
+        let of_module = OtherKernel {
+            what: "module",
+            prefix: IN_TREE_MODULE,
+            directory: &kernels.module,
+            names: of_module,
+            program: &[layout::GUEST_TESTS],
+            options,
+        };
+        let emulator = ["--source".into(), format!("seeded:{BUILT_IN_SEED}").into()];
+        let mut options = self.options(
+            guest_tests(None),
+            Init::Agent,
+            Device::Plugged,
+            emulator.into(),
+        )?;
+        options.parameters = BUILT_IN_PARAMETERS.map(str::to_string).into();
+        let of_built_in = OtherKernel {
+            what: "built-in",
+            prefix: IN_TREE_BUILT_IN,
+            directory: &kernels.built_in,
+            names: of_built_in,
+            program: &[layout::GUEST_TESTS, BUILT_IN_OPTION],
+            options,
+        };
+        for other in [of_module, of_built_in] {
+            let limit = tests.limit(other.options.accelerator);
+            let more = self.other_kernel(limit, other)?;
+            summary.passed += more.passed;
+            summary.failed.extend(more.failed);
+        }
+        Ok(summary)
+    }
+
+    /// Runs guest tests, which may take `limit` each, on another kernel.
+    fn other_kernel(&self, limit: Duration, other: OtherKernel) -> Result<Summary> {
+        if other.names.is_empty() {
+            return Ok(Summary::default());
+        }
+        let parts = self.parts.with(Kernel::in_directory(other.directory)?);
+        let logs = self.workshop.logs.join(other.what);
+        fs::create_dir_all(&logs)?;
+        println!("==> {} tests with it as {}", other.names.len(), other.what);
+        let mut suite = Suite {
+            boot: &mut |logs| self.boot_with(&parts, &other.options, logs),
+            program: other.program,
+            logs: &logs,
+            limit,
+            out: &mut std::io::stdout(),
+            summary: Summary::default(),
+        };
+        suite.run(other.names)?;
+        let mut summary = suite.summary;
+        for failure in &mut summary.failed {
+            failure.name.insert_str(0, other.prefix);
+        }
+        Ok(summary)
+    }
+
+    /// `vm test-debug`.
+    fn test_debug(&self, tests: &Tests) -> Result<u8> {
+        println!("==> logs: {}", self.workshop.logs.display());
+        let workshop = self.layer("clang")?;
+        let (kernel, payload) = self.debug_kernel(&workshop)?;
+        let mut options = self.options(payload, Init::Agent, Device::Plugged, Vec::new())?;
+        options.memory = DEBUG_MEMORY;
+        options.parameters = DEBUG_PARAMETERS.map(str::to_string).into();
+        options.stage_time *= DEBUG_FACTOR;
+        let limit = tests
+            .time_limit
+            .unwrap_or_else(|| scale(TEST_TIME, options.accelerator) * DEBUG_FACTOR);
+        let program = self.parts.programs.join("guest-tests");
+
+        println!("==> bugs on purpose: the kernel has to see them, and the runner to tell");
+        let parts = self.parts.with(Kernel::in_directory(&kernel)?);
+        let logs = self.workshop.logs.join("bugs");
+        fs::create_dir_all(&logs)?;
+        let mut summary = if tests.wants("bugs::") {
+            provoked::run(
+                &mut |logs| self.boot_with(&parts, &options, logs),
+                &[layout::GUEST_TESTS, "--bugs"],
+                "detectors",
+                &provoked::BUGS,
+                &logs,
+                limit,
+                &mut std::io::stdout(),
+            )?
+        } else {
+            Summary::default()
+        };
+        let names = Self::names(&program, &["--debug"], &|name| tests.wants(name))?;
+        let guest_tests = self.other_kernel(
+            limit,
+            OtherKernel {
+                what: "debug",
+                prefix: "",
+                directory: &kernel,
+                names,
+                program: &[layout::GUEST_TESTS, "--debug"],
+                options,
+            },
+        )?;
+        summary.passed += guest_tests.passed;
+        summary.failed.extend(guest_tests.failed);
+        for failure in &summary.failed {
+            println!(
+                "failed: {}: {}\n      log: {}",
+                failure.name,
+                failure.why,
+                failure.log.display()
+            );
+        }
+        println!("\nlogs: {}", self.workshop.logs.display());
+        println!("{} passed, {} failed", summary.passed, summary.failed.len());
+        Ok(u8::from(!summary.failed.is_empty() || summary.passed == 0))
+    }
+
+    /// Builds the debug kernel and the modules for it. Returns its directory, and what goes into the guest.
+    fn debug_kernel(&self, workshop: &Workshop) -> Result<(PathBuf, Vec<Payload>)> {
+        let linux = Linux::open(workshop, &self.parts.root)?;
+        let wanted = linux::merge(linux::SMALL, linux::DEBUG);
+        let mut key = linux.key();
+        key.add("configuration", wanted.as_bytes());
+        let kernel = workshop.once("debug-kernel", &key, |to| {
+            linux.configure("debug", &wanted, &linux::CLANG)?;
+            let targets = [&["bzImage", "modules"][..], &linux::CLANG].concat();
+            let doing = "building the debug kernel (long, the first time)";
+            linux.make("debug", "debug-kernel", doing, &targets)?;
+            linux.install("debug", to, &linux::CLANG)
+        })?;
+
+        let folder = linux.folder("debug");
+        key.add_sources(&self.clone)?;
+        let module = workshop.once("debug-module", &key, |directory| {
+            copy_sources(&self.clone, directory)?;
+            let doing = "building the module for the debug kernel";
+            build_module(
+                workshop,
+                "debug-module",
+                doing,
+                directory,
+                &folder,
+                &linux::CLANG,
+            )
+        })?;
+        let source = self.clone.join("tests/guest/bugs");
+        let mut bugs_key = key.clone();
+        bugs_key.add_sources(&source)?;
+        let bugs = workshop.once("bugs-module", &bugs_key, |directory| {
+            copy_sources(&source, directory)?;
+            let doing = "building a module with bugs on purpose";
+            build_module(
+                workshop,
+                "bugs-module",
+                doing,
+                directory,
+                &folder,
+                &linux::CLANG,
+            )
+        })?;
+        let broken = self.build_broken(workshop, &folder, &linux::CLANG, key)?;
+        let payload = [
+            (layout::GUEST_TESTS, self.parts.programs.join("guest-tests")),
+            (layout::MODULE, module.join("alrandom.ko")),
+            (layout::BROKEN_MODULE, broken.join("build/alrandom.ko")),
+            (layout::BUGS, bugs.join("alrandom_bugs.ko")),
+        ];
+        let payload = payload.map(|(path, from)| Payload::new(path, from));
+        Ok((kernel, payload.into()))
     }
 
     /// Runs the runner's own tests.
@@ -703,12 +1013,44 @@ impl Project {
         println!("==> the runner's own tests: it has to see a hang, a crash and other failures");
         provoked::run(
             &mut |logs| self.boot(&options, logs),
-            layout::GUEST_TESTS,
+            &[layout::GUEST_TESTS],
+            "runner",
+            &provoked::STAND_IN,
             &logs,
             HANG_TIME,
             &mut std::io::stdout(),
         )
     }
+}
+
+/// Builds the module in `sources` for the kernel in `folder`.
+fn build_module(
+    workshop: &Workshop,
+    name: &str,
+    doing: &str,
+    sources: &Path,
+    folder: &Path,
+    variables: &[&str],
+) -> Result<()> {
+    let mut arguments = vec![sources.as_os_str(), folder.as_os_str()];
+    arguments.extend(variables.iter().map(OsStr::new));
+    workshop.build(name, doing, PLAIN_MODULE_SCRIPT, &arguments)
+}
+
+/// Guest tests on a kernel that is not the root's.
+struct OtherKernel<'a> {
+    /// What it is, in a word.
+    what: &'a str,
+    /// What the names of its tests begin with.
+    prefix: &'a str,
+    /// Directory of the kernel.
+    directory: &'a Path,
+    /// The tests.
+    names: Vec<String>,
+    /// The program in the guest, with its options.
+    program: &'a [&'a str],
+    /// The machine.
+    options: Options,
 }
 
 /// A time limit for this accelerator.

@@ -35,9 +35,29 @@ use std::{
 /// The stand-in.
 const PROGRAM: &str = include_str!("provoked.sh");
 
-/// Its tests, in their order, each with a part of the reason for which it has to fail, or `None` if it has
-/// to pass.
-const EXPECTED: [(&str, Option<&str>); 7] = [
+/// A test, and a part of the reason for which it has to fail, or `None` if it has to pass.
+pub type Expected = (&'static str, Option<&'static str>);
+
+/// The tests of the debug kernel's detectors: bugs on purpose, see `bugs.rs` of guest-tests.
+pub const BUGS: [Expected; 5] = [
+    ("bugs::none", None),
+    (
+        "bugs::lock_inversion",
+        Some("WARNING: possible circular locking dependency detected"),
+    ),
+    (
+        "bugs::sleep_in_atomic",
+        Some("BUG: sleeping function called from invalid context"),
+    ),
+    (
+        "bugs::use_after_free",
+        Some("BUG: KASAN: slab-use-after-free in "),
+    ),
+    ("bugs::leak", Some("unreferenced object")),
+];
+
+/// The stand-in's tests, in their order.
+pub const STAND_IN: [Expected; 7] = [
     ("passes", None),
     ("fails", Some("left: 1, right: 2")),
     (
@@ -66,33 +86,35 @@ pub fn program(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Runs the stand-in, in machines from `boot` that have it as `in_guest`, and compares what the runner
-/// makes of its tests with what it has to. A test that hangs is given the time `limit`.
+/// Runs `program` in machines from `boot`, and compares what the runner makes of its tests with what is
+/// `expected` of it. A test that hangs is given the time `limit`. `what` goes in front of the names.
 ///
 /// # Errors
 ///
 /// If a machine does not boot.
 pub fn run(
     boot: &mut dyn FnMut(Logs) -> Result<Machine>,
-    in_guest: &str,
+    program: &[&str],
+    what: &str,
+    expected: &[Expected],
     logs: &Path,
     limit: Duration,
     out: &mut dyn Write,
 ) -> Result<Summary> {
     let mut suite = Suite {
         boot,
-        program: in_guest,
+        program,
         logs,
         limit,
         out: &mut io::sink(),
         summary: Summary::default(),
     };
-    suite.run(EXPECTED.map(|(name, _)| name.to_string()).to_vec())?;
+    suite.run(expected.iter().map(|(name, _)| name.to_string()).collect())?;
     let seen = suite.summary;
 
     let mut summary = Summary::default();
-    for (name, wrong) in compare(&seen) {
-        let name = format!("runner: {name}");
+    for (name, wrong) in compare(&seen, expected) {
+        let name = format!("{what}: {name}");
         match wrong {
             None => {
                 writeln!(out, "ok    {name}")?;
@@ -108,9 +130,9 @@ pub fn run(
     Ok(summary)
 }
 
-/// For each of the stand-in's tests, and for all of them together, what the runner has got wrong.
-fn compare(seen: &Summary) -> Vec<(&'static str, Option<String>)> {
-    let mut results: Vec<_> = EXPECTED
+/// For each of the tests, and for all of them together, what the runner has got wrong.
+fn compare(seen: &Summary, expected: &[Expected]) -> Vec<(&'static str, Option<String>)> {
+    let mut results: Vec<_> = expected
         .iter()
         .map(|(name, expected)| {
             let failures: Vec<_> = seen.failed.iter().filter(|f| f.name == *name).collect();
@@ -123,8 +145,8 @@ fn compare(seen: &Summary) -> Vec<(&'static str, Option<String>)> {
             (*name, wrong)
         })
         .collect();
-    let expected_passes = EXPECTED.iter().filter(|(_, why)| why.is_none()).count();
-    let right = seen.passed == expected_passes && seen.passed + seen.failed.len() == EXPECTED.len();
+    let expected_passes = expected.iter().filter(|(_, why)| why.is_none()).count();
+    let right = seen.passed == expected_passes && seen.passed + seen.failed.len() == expected.len();
     let wrong = (!right).then(|| format!("not each test has been counted once: {seen:?}"));
     results.push(("counts each test once", wrong));
     results
@@ -136,7 +158,7 @@ mod tests {
 
     /// What a right runner makes of the stand-in.
     fn right() -> Summary {
-        let failed = EXPECTED.iter().filter_map(|(name, why)| {
+        let failed = STAND_IN.iter().filter_map(|(name, why)| {
             Some(Failure {
                 name: name.to_string(),
                 why: format!("... {} ...", (*why)?),
@@ -151,7 +173,7 @@ mod tests {
 
     /// How much is wrong with it.
     fn wrong(summary: &Summary) -> usize {
-        let results = compare(summary);
+        let results = compare(summary, &STAND_IN);
         results.iter().filter(|(_, wrong)| wrong.is_some()).count()
     }
 

@@ -151,6 +151,8 @@ pub struct Workshop {
     pub in_root: PathBuf,
     /// The root.
     pub root: PathBuf,
+    /// Directory of a layer over the root, with more packages.
+    pub layer: Option<PathBuf>,
     /// The directory of this run's logs.
     pub logs: PathBuf,
 }
@@ -209,20 +211,56 @@ impl Workshop {
         Ok(())
     }
 
-    /// Runs a shell script inside the root, saying that it is `doing` something. Its output goes to the
-    /// log `name.log`, and what it wrote to standard output is returned.
+    /// The log of the step `name`.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+
+    /// The command that runs another inside the root; its arguments are still to be added.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.in_root);
+        command.env("ALRANDOM_ROOT", &self.root);
+        if let Some(layer) = &self.layer {
+            command.env("ALRANDOM_LAYER", layer);
+        }
+        command
+    }
+
+    /// Runs a shell script inside the root and returns all its output.
+    ///
+    /// # Errors
+    ///
+    /// If it fails.
+    pub fn output(&self, script: &str, arguments: &[&OsStr]) -> Result<String> {
+        let done = self
+            .command()
+            .args(["sh", "-euc", script, "sh"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("can't start {}", self.in_root.display()))?;
+        let said = [&done.stdout[..], &done.stderr[..]].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        if !done.status.success() {
+            bail!("{script}: {}\n{said}", done.status);
+        }
+        Ok(said)
+    }
+
+    /// Runs a shell script inside the root, saying that it is `doing` something. Its output goes to
+    /// [its log](Self::log).
     ///
     /// # Errors
     ///
     /// If it fails; the message has the end of the log and where it is.
     pub fn build(&self, name: &str, doing: &str, script: &str, arguments: &[&OsStr]) -> Result<()> {
-        let path = self.logs.join(format!("{name}.log"));
+        let path = self.log(name);
         let log = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
         let mut progress = Progress::new(doing);
-        let mut child = Command::new(&self.in_root)
+        let mut child = self
+            .command()
             .args(["sh", "-euc", script, "sh"])
             .args(arguments)
-            .env("ALRANDOM_ROOT", &self.root)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -318,6 +356,7 @@ mod tests {
             cache: directory.path().to_path_buf(),
             in_root: "env".into(),
             root: directory.path().to_path_buf(),
+            layer: None,
             logs: directory.path().to_path_buf(),
         };
         (directory, workshop)

@@ -69,6 +69,8 @@ pub(crate) struct Guest {
     pub(crate) seed: u64,
     /// The module's file.
     pub(crate) module: PathBuf,
+    /// Whether the machine is cleaned up after the test.
+    cleans_up: bool,
 }
 
 /// The serial number of device `k`.
@@ -88,16 +90,10 @@ impl Guest {
     ///
     /// If it cannot be made.
     pub(crate) fn new(name: &str, module: &Path) -> Result<Self> {
-        let emulator = Client::open(EMULATOR).with_context(|| format!("cannot open {EMULATOR}"))?;
-        let log = Log::from_now_on()?;
-        let seed = name
-            .bytes()
-            .fold(0_u64, |seed, byte| seed.wrapping_mul(257) ^ u64::from(byte));
         let mut guest = Self {
-            emulator,
-            log,
-            seed,
             module: fs::canonicalize(module)?,
+            cleans_up: true,
+            ..Self::as_it_is(name)?
         };
         guest.clean_up()?;
         guest.allow_cdc_acm()?;
@@ -108,6 +104,25 @@ impl Guest {
         guest.reseed()?;
         guest.log = Log::from_now_on()?;
         Ok(guest)
+    }
+
+    /// Takes everything as it is for the test `name`.
+    ///
+    /// # Errors
+    ///
+    /// If there is no emulator.
+    pub(crate) fn as_it_is(name: &str) -> Result<Self> {
+        let emulator = Client::open(EMULATOR).with_context(|| format!("cannot open {EMULATOR}"))?;
+        let seed = name
+            .bytes()
+            .fold(0_u64, |seed, byte| seed.wrapping_mul(257) ^ u64::from(byte));
+        Ok(Self {
+            emulator,
+            log: Log::from_now_on()?,
+            seed,
+            module: PathBuf::new(),
+            cleans_up: false,
+        })
     }
 
     /// Unloads the module and pulls all devices out.
@@ -125,9 +140,11 @@ impl Guest {
     /// before, which explains it) and with the kernel's log.
     pub(crate) fn finish(mut self, passed: bool) -> Vec<String> {
         let mut findings = Vec::new();
-        if let Err(error) = self.clean_up() {
-            if passed {
-                findings.push(format!("cannot clean up after the test: {error:#}"));
+        if self.cleans_up {
+            if let Err(error) = self.clean_up() {
+                if passed {
+                    findings.push(format!("cannot clean up after the test: {error:#}"));
+                }
             }
         }
         findings.extend(self.log.problems());

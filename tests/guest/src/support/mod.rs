@@ -5,6 +5,7 @@
 pub(crate) mod background;
 pub(crate) mod guest;
 pub(crate) mod info;
+pub(crate) mod leaks;
 pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod process;

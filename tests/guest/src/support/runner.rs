@@ -3,6 +3,7 @@
 //! Runs the tests, each in a process of its own, and reports.
 
 use super::{
+    leaks::Leaks,
     wait::wait_for_exit,
     Test, //
 };
@@ -33,8 +34,10 @@ use std::{
 
 /// How tests are run.
 pub(crate) struct Runner<'a> {
-    /// The module under test.
-    pub(crate) module: &'a Path,
+    /// The option by which a test's process finds it, if it is of a special kind.
+    pub(crate) kind: Option<&'a str>,
+    /// The module under test; `None` where the driver is built into the kernel.
+    pub(crate) module: Option<&'a Path>,
     /// How long one test may take.
     pub(crate) limit: Duration,
 }
@@ -50,18 +53,30 @@ impl Runner<'_> {
             rustix::process::getuid().is_root(),
             "the tests load modules: run them as root, in the test machine"
         );
-        ensure!(
-            self.module.exists(),
-            "there is no {}: name the module with --module",
-            self.module.display()
-        );
+        if let Some(module) = self.module {
+            ensure!(
+                module.exists(),
+                "there is no {}: name the module with --module",
+                module.display()
+            );
+        }
         println!("1..{}", tests.len());
         let mut all_passed = true;
+        let leaks = Leaks::watch()?;
         for (test, number) in tests.iter().zip(1..) {
             let name = test.name();
             println!("# start {name}");
             mark(&format!("start {name}"));
-            let (passed, said) = self.run_one(test)?;
+            let (mut passed, mut said) = self.run_one(test)?;
+            // A search takes long, so there is one for each file of tests, behind its last one.
+            let next = tests.get(number).map(Test::file);
+            if let (Some(leaks), true) = (&leaks, next != Some(test.file())) {
+                let found = leaks.found()?;
+                if !found.is_empty() {
+                    passed = false;
+                    said += &format!("memory was lost, in this test or in one before:\n{found}");
+                }
+            }
             mark(&format!("end {name}"));
             said.lines().for_each(|line| println!("# {line}"));
             println!("{} {number} - {name}", if passed { "ok" } else { "not ok" });
@@ -81,11 +96,13 @@ impl Runner<'_> {
             .create(true)
             .truncate(true)
             .open("/tmp/guest-test-output")?;
-        let mut child = Command::new(env::current_exe()?)
-            .arg("--process-of")
-            .arg(test.name())
-            .arg("--module")
-            .arg(self.module)
+        let mut command = Command::new(env::current_exe()?);
+        command.arg("--process-of").arg(test.name());
+        command.args(self.kind);
+        if let Some(module) = self.module {
+            command.arg("--module").arg(module);
+        }
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output.try_clone()?)

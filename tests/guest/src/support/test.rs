@@ -32,11 +32,22 @@ impl Test {
             .map_or(self.path, |(_crate, name)| name)
     }
 
+    /// The file that it is in.
+    pub(crate) fn file(&self) -> &'static str {
+        let name = self.name();
+        name.split_once("::").map_or(name, |(file, _)| file)
+    }
+
     /// Runs it in this process, from a clean state to a clean state, and says on standard output what
-    /// it found. Whether it passed.
-    pub(crate) fn run(&self, module: &Path) -> bool {
+    /// it found. Whether it passed. Without a module, as where the driver is built into the kernel, the
+    /// test finds the state that is there, and nothing is cleaned up behind it.
+    pub(crate) fn run(&self, module: Option<&Path>) -> bool {
         let mut findings = String::new();
-        match Guest::new(self.name(), module) {
+        let guest = match module {
+            Some(module) => Guest::new(self.name(), module),
+            None => Guest::as_it_is(self.name()),
+        };
+        match guest {
             Err(error) => note(
                 &mut findings,
                 &format!("no clean state to begin with: {error:#}"),

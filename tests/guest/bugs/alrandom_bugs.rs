@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A module that does what no module may, to see that the debug kernel notices: its parameter chooses
+//! one of the bugs below. It is for the test machine and for nothing else.
+
+use kernel::{
+    new_mutex,
+    new_spinlock,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
+};
+
+module! {
+    type: Bugs,
+    name: "alrandom_bugs",
+    authors: ["The alrandom developers"],
+    description: "Bugs on purpose, for the tests of the test machine",
+    license: "GPL",
+    params: {
+        bug: i64 {
+            default: 0,
+            description: "1: lock inversion, 2: sleep in atomic context, 3: use after free, 4: leak, 5: panic",
+        },
+    },
+}
+
+/// Objects that are leaked: some address or other may still lie about on a stack.
+const LEAKED: usize = 20;
+
+/// The module, which does its work when it is loaded.
+struct Bugs;
+
+/// Takes two locks in one order and then in the other.
+fn lock_inversion() -> Result {
+    let one = Arc::pin_init(new_mutex!(0), GFP_KERNEL)?;
+    let two = Arc::pin_init(new_mutex!(0), GFP_KERNEL)?;
+    let in_turn = |first: &Mutex<i32>, second: &Mutex<i32>| {
+        let first = first.lock();
+        let second = second.lock();
+        *first + *second
+    };
+    in_turn(&one, &two);
+    in_turn(&two, &one);
+    Ok(())
+}
+
+/// Takes a lock that may sleep under one that forbids sleeping.
+fn sleep_in_atomic() -> Result {
+    let spinning = Arc::pin_init(new_spinlock!(0), GFP_KERNEL)?;
+    let sleeping = Arc::pin_init(new_mutex!(0), GFP_KERNEL)?;
+    let _spinning = spinning.lock();
+    let _sleeping = sleeping.lock();
+    Ok(())
+}
+
+/// Reads an object that was freed.
+fn use_after_free() -> Result {
+    let object = KBox::into_raw(KBox::new([1_u64; 8], GFP_KERNEL)?);
+    // SAFETY: It came from `into_raw()` just now.
+    drop(unsafe { KBox::from_raw(object) });
+    // SAFETY: There is no reason why this would be safe: it is the bug.
+    let value = unsafe { object.cast::<u64>().add(3).read_volatile() };
+    pr_info!("what was freed is {}\n", value);
+    Ok(())
+}
+
+/// Forgets objects.
+fn leak() -> Result {
+    for number in 0..LEAKED {
+        let _ = KBox::leak(KBox::new([number; 16], GFP_KERNEL)?);
+    }
+    Ok(())
+}
+
+impl kernel::Module for Bugs {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        match *module_parameters::bug.value() {
+            1 => lock_inversion()?,
+            2 => sleep_in_atomic()?,
+            3 => use_after_free()?,
+            4 => leak()?,
+            5 => panic!("on purpose"),
+            _ => return Err(EINVAL),
+        }
+        Ok(Self)
+    }
+}
