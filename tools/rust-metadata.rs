@@ -1892,6 +1892,7 @@ fn build_rust(
             .arg(format!("HOSTRUSTC={}", tools.rustc.path.display()))
             .arg(format!("BINDGEN={}", tools.bindgen.path.display()))
             .arg(format!("KERNELRELEASE={}", headers.release))
+            .args(without_compat_vdso(&headers.config, target))
             .arg(target);
         make
     };
@@ -1928,6 +1929,24 @@ fn build_rust(
         }
     }
     compare_symbols(&parse_exports(&exports), &parse_symvers(&symvers))
+}
+
+/// Arguments of make by which a 64-bit Arm kernel that also runs 32-bit programs is built without the vDSO
+/// of these, which takes a compiler for 32-bit Arm. `rust/` has no use for it, and no header of the
+/// kernel's comes from it. To configure, that compiler has to be named all the same: Kconfig looks at the
+/// name alone, and the configuration must be the kernel's.
+fn without_compat_vdso(config: &Config, target: &str) -> &'static [&'static str] {
+    if !config.contains_key("CONFIG_COMPAT_VDSO") || !config.contains_key("CONFIG_ARM64") {
+        return &[];
+    }
+    match target {
+        "olddefconfig" => &["CROSS_COMPILE_COMPAT=arm-linux-gnueabihf-"],
+        // make configures again by itself where the configuration is newer than what was made of it.
+        _ => &[
+            "CROSS_COMPILE_COMPAT=arm-linux-gnueabihf-",
+            "CONFIG_COMPAT_VDSO=",
+        ],
+    }
 }
 
 /// Compares the generated headers (offsets in structures, the configuration as C and Rust see it,
@@ -2470,6 +2489,20 @@ mod tests {
             scratch.file(name, "");
         }
         assert!(matches!(scratch.look(), Ok(Found::Complete(_))));
+    }
+
+    #[test]
+    fn the_vdso_of_32_bit_arm_is_configured_but_not_built() {
+        let arm64 = parse_config("CONFIG_ARM64=y\nCONFIG_COMPAT_VDSO=y\n");
+        let named = "CROSS_COMPILE_COMPAT=arm-linux-gnueabihf-";
+        assert_eq!(without_compat_vdso(&arm64, "olddefconfig"), [named]);
+        let building = without_compat_vdso(&arm64, "rust/");
+        assert_eq!(building, [named, "CONFIG_COMPAT_VDSO="]);
+        // x86 has a symbol of that name, too, with another meaning.
+        for other in ["CONFIG_X86=y\nCONFIG_COMPAT_VDSO=y\n", "CONFIG_ARM64=y\n"] {
+            let none: [&str; 0] = [];
+            assert_eq!(without_compat_vdso(&parse_config(other), "rust/"), none);
+        }
     }
 
     #[test]
