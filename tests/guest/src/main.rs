@@ -21,6 +21,7 @@ mod hwrng;
 mod kunit;
 mod load;
 mod matrix;
+mod nested;
 mod other_reads;
 mod params;
 mod polling;
@@ -67,6 +68,7 @@ const FILES: &[&[Test]] = &[
     load::TESTS,
     hwrng::TESTS,
     rngd::TESTS,
+    nested::TESTS,
     wipe::TESTS,
     health::TESTS,
     catalogue::TESTS,
@@ -213,6 +215,10 @@ fn run(options: &Options) -> Result<bool> {
 }
 
 fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        nested::init();
+        return ExitCode::FAILURE;
+    }
     match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

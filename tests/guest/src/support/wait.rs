@@ -25,6 +25,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 /// How often to look.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// How often to look where looking takes work, or the wait is long.
+const SLOW_PAUSE: Duration = Duration::from_millis(500);
+
 /// Waits until `condition` holds.
 ///
 /// # Errors
@@ -34,21 +37,44 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) -> Res
     wait_for(what, || condition().then_some(()))
 }
 
+/// Waits until `condition` holds, for what takes longer than others.
+///
+/// # Errors
+///
+/// If it does not within `limit`; `what` says what was waited for.
+pub(crate) fn wait_until_within(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> bool,
+) -> Result<()> {
+    wait_for_within(limit, SLOW_PAUSE, what, || condition().then_some(()))
+}
+
 /// Waits until `find` finds something.
 ///
 /// # Errors
 ///
 /// As [`wait_until`].
-pub(crate) fn wait_for<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> Result<T> {
+pub(crate) fn wait_for<T>(what: &str, find: impl FnMut() -> Option<T>) -> Result<T> {
+    wait_for_within(PATIENCE, PAUSE, what, find)
+}
+
+/// Waits until `find` finds something, `limit` at most; looks after each `pause`.
+fn wait_for_within<T>(
+    limit: Duration,
+    pause: Duration,
+    what: &str,
+    mut find: impl FnMut() -> Option<T>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(found) = find() {
             return Ok(found);
         }
-        if start.elapsed() > PATIENCE {
-            bail!("waited {} s in vain for {what}", PATIENCE.as_secs());
+        if start.elapsed() > limit {
+            bail!("waited {} s in vain for {what}", limit.as_secs());
         }
-        thread::sleep(PAUSE);
+        thread::sleep(pause);
     }
 }
 
