@@ -10,10 +10,11 @@
 #     kernels.sh source PACKAGE VERSION                the source package of a kernel
 #     kernels.sh programs LAYER ARCH TARGET LINKER DIR the programs for a guest of another architecture; the
 #                                                      emulator, which runs on the host, is in DIR
+#     kernels.sh prune RELEASE...                      removes the layers of other kernels than these
 #
-# Prints what the program reads, `root=DIR`, `package=FILE` or `programs=DIR`; all else goes to the standard error. A layer
-# is a directory with what setup.sh's roots have and these links: `base`, the root below it, and, if the
-# machine boots with the disk of another root below its own, `lower.img`.
+# Prints what the program reads, `root=DIR`, `package=FILE` or `programs=DIR`; all else goes to the standard
+# error. A layer is a directory with what setup.sh's roots have and these links: `base`, the root below it,
+# and, if the machine boots with the disk of another root below its own, `lower.img`.
 set -eu
 umask 022
 
@@ -340,6 +341,21 @@ source_package() {
 	die "the mirror has no $package in version $version"
 }
 
+prune() {
+	for old in "$cache"/kernel-*; do
+		# Another run may be making one.
+		[ -d "$old" ] && [ "$old" = "${old%.partial}" ] || continue
+		release=${old##*/kernel-}
+		release=${release%-*}
+		case " $* " in
+		# As long as the root below it is there.
+		*" $release "*) [ ! -d "$old/base/tree" ] || continue ;;
+		esac
+		root_for "removing what is left of a kernel"
+		as_root rm -rf --one-file-system "$old" "$cache/headers-${old##*/}" "$cache/kernel-$release.lock"
+	done
+}
+
 programs() {
 	layer=$1 arch=$2 target=$3 linker=$4 emulator=$5/alpharng-emu
 	programs=$cache/programs-$arch-$(programs_key)
@@ -358,9 +374,9 @@ mkdir -p "$cache/logs"
 command=${1-}
 [ $# -eq 0 ] || shift
 case $command in
-lists | root | layer | programs) "$command" "$@" ;;
+lists | root | layer | programs | prune) "$command" "$@" ;;
 source) source_package "$@" ;;
 --make-root) make_suite_root "$@" ;;
 --make-layer) make_layer "$@" ;;
-*) die "usage: kernels.sh lists|root|layer|source|programs [ARGUMENT]..." ;;
+*) die "usage: kernels.sh lists|root|layer|source|programs|prune [ARGUMENT]..." ;;
 esac

@@ -54,6 +54,7 @@ impl Project {
             return Ok(0);
         }
         let chosen = offer.select(selection)?;
+        script.prune(&offer)?;
         let program = self.parts.programs.join("guest-tests");
         let all = Self::names(&program, &[], &|_| true)?;
         let names = core_tests(&all)?;

@@ -397,6 +397,17 @@ impl Script {
         Ok(Offer::parse(&self.run(&["lists"])?))
     }
 
+    /// Removes what was made for kernels that are not in `offer`, which the mirror has no more.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be removed.
+    pub fn prune(&self, offer: &Offer) -> Result<()> {
+        let mut arguments = vec!["prune"];
+        arguments.extend(offer.complete.iter().map(|kernel| kernel.release.as_str()));
+        self.run(&arguments).map(drop)
+    }
+
     /// The root with `kernel`; `own` is the test machine's.
     ///
     /// # Errors
