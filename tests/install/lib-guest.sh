@@ -83,6 +83,16 @@ wait_until() {
 	return 1
 }
 
+# is_from FOLDER: whether the module, as modprobe finds it, is in that folder of the kernel's modules.
+is_from() {
+	file=$(modinfo -n alrandom)
+	echo "$file"
+	case $file in
+	"/lib/modules/$(uname -r)/$1/alrandom.ko" | "/lib/modules/$(uname -r)/$1/alrandom.ko."[gxz]*) ;;
+	*) return 1 ;;
+	esac
+}
+
 # Whether the module is loaded.
 is_loaded() {
 	[ -d /sys/module/alrandom ]

@@ -8,7 +8,7 @@ cd /srv/alrandom
 loads() {
 	emulator '{"op":"plug"}'
 	wait_until is_used
-	modinfo -n alrandom | grep -E "^/lib/modules/$(uname -r)/updates/alrandom.ko(\.(xz|zst|gz))?\$"
+	is_from updates
 	rmmod alrandom
 	run_commands quick-load > /tmp/said 2>&1 || { cat /tmp/said; return 1; }
 	cat /tmp/said
@@ -24,9 +24,9 @@ parameters() {
 	not ./load.sh 2> /tmp/said
 	[ "$(cat /tmp/said)" = "load.sh: alrandom is loaded already: 'rmmod alrandom' first to load it anew" ]
 	rmmod alrandom
-	not ./load.sh noSuchParameter=x=y bytesPerSample=0 2> /tmp/said
+	not ./load.sh bytesPerSample=0 2> /tmp/said
 	cat /tmp/said
-	grep -E 'load.sh: insmod: ERROR: could not insert module .*: Invalid argument' /tmp/said
+	grep -E 'load.sh: insmod: ERROR: could not insert module .*: Invalid (parameters|argument)' /tmp/said
 	not is_loaded
 }
 test_that "load.sh passes parameters on, and refuses to load it twice or with wrong ones" parameters
