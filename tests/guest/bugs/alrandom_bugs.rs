@@ -77,7 +77,7 @@ fn leak() -> Result {
 
 impl kernel::Module for Bugs {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        match *module_parameters::bug.value() {
+        match module_parameters::bug.value() {
             1 => lock_inversion()?,
             2 => sleep_in_atomic()?,
             3 => use_after_free()?,
