@@ -53,6 +53,7 @@ no_source_yet() {
 test_that "without the kernel's source, its package is asked for by name and version" no_source_yet
 
 must apt_install "linux-source-$OLD_SERIES=$OLD_VERSION"
+must run_commands dkms-needs
 test_that "the commands of the README build and install the module" run_commands dkms
 test_that "it is installed for the running kernel" is_installed "$OLD"
 

@@ -112,6 +112,12 @@ root=${ALRANDOM_ROOT:-$("$here/../vm/setup.sh" --root-only | sed -n 's/^root=//p
 [ -d "$root/tree" ] || die "there is no root in $root"
 
 mkdir -p "$cache/logs" "$cache/install"
+# Of two runs at once one waits: they share what apt has fetched, and the log.
+exec 9> "$cache/install.lock"
+flock --nonblock 9 || {
+	echo "==> another run tests the ways to install: waiting for it" >&2
+	flock 9
+}
 log=$cache/logs/install.log
 : > "$log"
 work=$cache/install/work.$$
@@ -119,7 +125,7 @@ trap '$as_root rm -rf --one-file-system "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 # What an interrupted run has left; it had its mounts in a namespace that is gone.
 for old in "$cache"/install/work.*; do
-	[ ! -e "$old" ] || kill -0 "${old##*.}" 2>/dev/null || $as_root rm -rf --one-file-system "$old"
+	[ ! -e "$old" ] || $as_root rm -rf --one-file-system "$old"
 done
 
 # The Rust metadata of the root's kernel, where the tests in the virtual machine have made it before.
