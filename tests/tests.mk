@@ -12,7 +12,7 @@ check:
 	@$(tests)check.sh
 
 # Programs that run tests of their own and print TAP; each gets FILTER as its argument.
-more-tests :=
+more-tests := $(tests)install/run.sh
 
 test: export ALRANDOM_CHECK := all
 ## test             all tests: those of check, and those in a virtual machine (FILTER=... for some);
