@@ -170,8 +170,7 @@ pub fn run(
         clone,
         commands: commands(&readme),
     };
-    // Whatever an earlier run has left behind.
-    fixture.run("remove")?;
+    fixture.restore()?;
     fixture.run("install")?;
     let mut summary = Summary::default();
     let mut tell = |name: &str, result: Result<()>| -> Result<()> {
@@ -265,6 +264,25 @@ impl Fixture<'_> {
         let now = fs::read_to_string(self.linux.source().join("drivers/char").join(name))?;
         let before = fs::read_to_string(self.linux.pristine().join(name))?;
         Ok((now, before))
+    }
+
+    /// Makes the folder what it was when it was unpacked, whatever an earlier run has left behind. Files
+    /// that are so already stay, with their times, by which the next build goes.
+    fn restore(&self) -> Result<()> {
+        for name in ["Kconfig", "Makefile"] {
+            let (now, before) = self.both(name)?;
+            if now != before {
+                let file = self.linux.source().join("drivers/char").join(name);
+                fs::write(&file, before)
+                    .with_context(|| format!("can't write {}", file.display()))?;
+            }
+        }
+        match fs::remove_dir_all(self.folder()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).context("can't remove the driver from the tree")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Runs the README's command that begins with this word of in-tree.sh, as it stands there.
