@@ -84,6 +84,9 @@ pub struct Configure {
     /// Notifications per second on the interrupt endpoint; 0 for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupts: Option<u32>,
+    /// Commands whose answers can wait at once, from 1 to 16; what comes beyond is dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<usize>,
 }
 
 /// When to unplug.

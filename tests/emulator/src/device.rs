@@ -24,8 +24,8 @@ use crate::fault::{
 };
 use crate::stream::{self, Block, Command, Source, SourceSpec, ANSWER_LENGTH, BLOCK_LENGTH};
 
-/// Commands whose answers can wait at once; what comes beyond is dropped.
-const MAX_PENDING: usize = 16;
+/// Most commands whose answers can wait at once ([`Options::queue`]).
+pub const MAX_PENDING: usize = 16;
 
 /// Most bytes that an earlier owner can leave.
 const MAX_LEFTOVER: usize = 1 << 20;
@@ -51,6 +51,9 @@ pub struct Options {
     pub leftover: usize,
     /// Notifications per second on the interrupt endpoint.
     pub interrupts: u32,
+    /// Commands whose answers can wait at once, from 1 to [`MAX_PENDING`]; what comes beyond is
+    /// dropped. With 1, a command is dropped that comes before the answer to another is taken.
+    pub queue: usize,
 }
 
 impl Options {
@@ -72,6 +75,11 @@ impl Options {
                 "at most {MAX_INTERRUPTS} interrupts a second are possible"
             ));
         }
+        if !(1..=MAX_PENDING).contains(&self.queue) {
+            return Err(format!(
+                "the queue has room for 1 to {MAX_PENDING} commands"
+            ));
+        }
         Ok(())
     }
 
@@ -89,6 +97,7 @@ impl Options {
         set(&mut new.split, &change.split);
         set(&mut new.leftover, &change.leftover);
         set(&mut new.interrupts, &change.interrupts);
+        set(&mut new.queue, &change.queue);
         new
     }
 }
@@ -313,7 +322,7 @@ impl fmt::Display for Event {
             Self::Unknown(byte) => write!(f, "byte {byte:#04x} is no command: ignored"),
             Self::Dropped(command) => write!(
                 f,
-                "command '{}' dropped: {MAX_PENDING} answers wait to be taken",
+                "command '{}' dropped: too many answers wait to be taken",
                 char::from(command.byte())
             ),
             Self::Answered(command, k) => {
@@ -864,7 +873,7 @@ impl Device {
         if pending > 0 {
             self.counters.early_commands += 1;
         }
-        if pending >= MAX_PENDING {
+        if pending >= self.options.queue {
             self.counters.dropped += 1;
             self.event(Event::Dropped(command));
             return;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use alpharng_emu::descriptors::{Identity, Interfaces, Speed};
-use alpharng_emu::device::Options;
+use alpharng_emu::device::{Options, MAX_PENDING};
 use alpharng_emu::stream::SourceSpec;
 use clap::{ArgAction, Parser};
 
@@ -98,6 +98,10 @@ struct Arguments {
     #[arg(long, value_name = "NUMBER", default_value_t)]
     interrupts: u32,
 
+    /// Commands whose answers can wait at once, from 1 to 16; what comes beyond is dropped
+    #[arg(long, value_name = "NUMBER", default_value_t = MAX_PENDING)]
+    queue: usize,
+
     /// End when QEMU's last connection closes, instead of waiting for it to come back
     #[arg(long)]
     once: bool,
@@ -180,6 +184,7 @@ impl Arguments {
             split: self.split.clone(),
             leftover: self.leftover,
             interrupts: self.interrupts,
+            queue: self.queue,
         }
     }
 

@@ -79,7 +79,7 @@ fn configure() {
         r#"{"op":"configure","vendor_id":14709,"product_id":5,"serial":"A1","speed":"full",
             "source":{"kind":"seeded","seed":7},"rate":1000000,"split":[8192,7809],
             "leftover":1000,"interfaces":{"communications":2,"data":5,"notify":4,"in":9,"out":1},
-            "interrupts":100}"#,
+            "interrupts":100,"queue":2}"#,
         Op::Configure(Configure {
             vendor_id: Some(0x3975),
             product_id: Some(5),
@@ -97,6 +97,7 @@ fn configure() {
                 bulk_out: 1,
             }),
             interrupts: Some(100),
+            queue: Some(2),
         }),
     );
     let source = |source| {

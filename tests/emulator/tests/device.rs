@@ -120,6 +120,34 @@ fn at_most_16_answers_wait() {
 }
 
 #[test]
+fn so_many_answers_wait_as_the_queue_has_room_for() {
+    for room in [1, 2] {
+        let mut host = Host::new(Options {
+            queue: room,
+            ..options()
+        });
+        host.write_now(&[b'x'; 3]);
+        let status = host.device.status();
+        let dropped = 3 - room as u64;
+        assert_eq!((status.pending, status.dropped), (room, dropped));
+        for k in 0..room as u64 {
+            assert!(host.read_now(16384).data == x(k));
+        }
+        // Taken, they make room.
+        assert!(host.ask(b'x') == x(room as u64));
+        assert_eq!(host.device.status().dropped, dropped);
+    }
+    for room in [0, 17] {
+        let error = Options {
+            queue: room,
+            ..options()
+        }
+        .check();
+        assert!(error.is_err(), "{room}");
+    }
+}
+
+#[test]
 fn small_reads_are_cut_at_packets() {
     let mut host = Host::new(options());
     host.write_now(b"x");

@@ -29,6 +29,7 @@ pub fn options() -> Options {
         split: Vec::new(),
         leftover: 0,
         interrupts: 0,
+        queue: 16,
     }
 }
 
