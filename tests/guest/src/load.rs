@@ -230,6 +230,8 @@ fn hot_plug_loads_the_installed_module(guest: &mut Guest) -> Result<()> {
     ))?;
     run(&["mount", "--bind", &small, &modules])?;
     let mut test = || -> Result<()> {
+        // A worker of udev's that is busy keeps the index that it has.
+        run(&["udevadm", "settle"])?;
         run(&["udevadm", "control", "--reload"])?;
         run(&["modprobe", "alrandom", "hwrngQuality=0"])?;
         ensure!(Path::new(NODE).exists());
