@@ -105,6 +105,12 @@ module_param! {
     "quality in hw_random, bits per 1024 bits (0 to 1024, 0: not there; default: -1, minEntropy)";
 }
 
+module_param! {
+    /// How many commands a device may have under way at once; looked at when one comes.
+    static MAX_COMMANDS: i32 = 2, 1..=4;
+    "maxCommands", "commands that a device may have under way at once (1 to 4, default: 2)";
+}
+
 impl kernel::fmt::Display for health::Failure {
     fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         core::fmt::Display::fmt(self, f)

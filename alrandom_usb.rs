@@ -3,8 +3,8 @@
 //! AlphaRNG on USB: which devices, taking one from the serial driver, the cycle of requests.
 //!
 //! All work on a device is done by one work item, [`AlphaRng`]: the completion handlers, the timer,
-//! readers and the power management only ask for it. So nothing of it runs in atomic context, no two
-//! parts of it run at once, and it ends before its device is let go of.
+//! readers and the power management only ask for it. So nothing of it runs in atomic context, no
+//! two parts of it run at once, and it ends before its device is let go of.
 
 #![deny(unsafe_code)]
 
@@ -12,10 +12,10 @@ use crate::{
     abstractions::{
         sensitive::SensitiveBuffer,
         usb::{
-            Completion,
             Device,
             DeviceId,
             Driver,
+            Endpoint,
             Interface,
             LockedDevice,
             Status,
@@ -34,12 +34,16 @@ use crate::{
         MinEntropy,
         Why, //
     },
-    pool::Block,
+    pool::{
+        Block,
+        Pool, //
+    },
     procfs::Report,
     protocol::{
         Command,
         DeviceStatus,
         Failure,
+        Pipelining,
         Protocol,
         Step,
         ANSWER,
@@ -84,6 +88,10 @@ const MAX_PACKET: usize = 512;
 /// that a split answer can have come to.
 const BUFFER: usize = ANSWER.next_multiple_of(MAX_PACKET) + MAX_PACKET;
 
+/// Blocks that circulate, at least: besides those that answers are coming into there is always one
+/// to be tested or to wait for a reader, and one to be read.
+const BLOCKS: usize = 4;
+
 /// The shortest time between two lines in the log about the same kind of event, in milliseconds.
 const LOG_INTERVAL_MS: u64 = 5_000;
 
@@ -116,11 +124,11 @@ impl Driver for AlphaRngDriver {
             );
             return Err(ENODEV);
         };
-        if bulk_in.max_packet == 0 || bulk_in.max_packet > MAX_PACKET {
+        if bulk_in.max_packet.get() > MAX_PACKET {
             dev_warn!(
                 interface,
                 "not an AlphaRNG: bulk packets of {} bytes\n",
-                bulk_in.max_packet
+                bulk_in.max_packet.get()
             );
             return Err(ENODEV);
         }
@@ -130,9 +138,8 @@ impl Driver for AlphaRngDriver {
         let control = find_control(device, number);
 
         let trigger = Trigger::new(c"alrandom")?;
-        let rx = Urb::new(device, bulk_in, trigger.clone())?;
-        let tx = Urb::new(device, bulk_out, trigger.clone())?;
-        let command = SensitiveBuffer::new(1)?;
+        let limit = max_commands();
+        let lanes = Lanes::new(limit, device, bulk_in, bulk_out, &trigger)?;
         let wake = trigger.clone();
         let mut health = Health::new(min_entropy());
         health.attach();
@@ -144,19 +151,16 @@ impl Driver for AlphaRngDriver {
                 control: control.map_or(number.saturating_sub(1), Interface::number),
                 trigger: wake,
                 engine <- new_mutex!(Engine {
-                    rx,
-                    tx,
-                    rx_offset: 0,
-                    spare: None,
-                    command: Some(command),
+                    lanes,
                     origin: Instant::now(),
-                    protocol: Protocol::new(0),
+                    protocol: Protocol::new(0, limit),
                     health,
                     answers: 0,
                     paused: false,
                     clear_rx: false,
                     clear_tx: false,
                     refused: false,
+                    told_refused: false,
                     tests_disabled: crate::DISABLE_STATISTICAL_TESTS.get(),
                     log_protocol: RateLimit::default(),
                     log_health: RateLimit::default(),
@@ -168,7 +172,7 @@ impl Driver for AlphaRngDriver {
         // One device is used; another one is left alone (here, and to the serial driver).
         self.source
             .pool
-            .attach(trigger.clone(), BUFFER)
+            .attach(trigger.clone(), BLOCKS.max(limit.saturating_add(2)), BUFFER)
             .inspect_err(|error| {
                 if *error != EBUSY {
                     dev_err!(interface, "out of memory for the device's buffers\n");
@@ -238,6 +242,12 @@ fn min_entropy() -> MinEntropy {
         .ok()
         .and_then(MinEntropy::new)
         .unwrap_or(LEAST_ENTROPY)
+}
+
+/// How many commands may be under way at once, as the parameter says.
+fn max_commands() -> usize {
+    // The parameter is kept in range, so the fallback is never used.
+    usize::try_from(crate::MAX_COMMANDS.get()).unwrap_or(1)
 }
 
 /// A device in use.
@@ -321,18 +331,126 @@ impl RateLimit {
     }
 }
 
-/// The cycle of requests and answers.
-struct Engine {
-    /// Reads from the device.
+/// A command and its answer.
+struct Lane {
+    /// Reads the answer.
     rx: Urb,
-    /// Writes to the device.
+    /// Writes the command.
     tx: Urb,
     /// Where in its buffer `rx` was submitted.
     rx_offset: usize,
-    /// The buffer for the next answer, while `rx` does not have it.
+    /// The buffer for the answer, while `rx` does not have it.
     spare: Option<SensitiveBuffer>,
     /// The buffer of the command, while `tx` does not have it.
     command: Option<SensitiveBuffer>,
+}
+
+impl Lane {
+    /// Makes a lane of a device.
+    fn new(
+        device: &Device,
+        bulk_in: Endpoint,
+        bulk_out: Endpoint,
+        trigger: &Arc<Trigger>,
+    ) -> Result<Self> {
+        Ok(Self {
+            rx: Urb::new(device, bulk_in, trigger.clone())?,
+            tx: Urb::new(device, bulk_out, trigger.clone())?,
+            rx_offset: 0,
+            spare: None,
+            command: Some(SensitiveBuffer::new(1)?),
+        })
+    }
+
+    /// Makes sure that there is a buffer for the answer.
+    fn have_buffer(&mut self, pool: &Pool) -> bool {
+        if self.spare.is_none() && !self.rx.is_submitted() {
+            self.spare = pool.take_free();
+        }
+        self.spare.is_some() || self.rx.is_submitted()
+    }
+
+    /// Wipes what has come for an answer that is worthless.
+    fn wipe(&mut self) {
+        if let Some(buffer) = &mut self.spare {
+            let len = buffer.len();
+            buffer.wipe(0..len);
+        }
+    }
+
+    /// Takes the read back, and its buffer.
+    fn cancel_read(&mut self) {
+        if let Some(completion) = self.rx.cancel() {
+            self.spare = Some(completion.buffer);
+        }
+    }
+
+    /// Takes the command back, and its buffer.
+    fn cancel_command(&mut self) {
+        if let Some(completion) = self.tx.cancel() {
+            self.command = Some(completion.buffer);
+        }
+    }
+}
+
+/// The lanes of a device, as many as commands may be under way, used in turn.
+///
+/// The answers come in the order of the commands; what the device sends otherwise comes to the
+/// first lane.
+struct Lanes {
+    /// At least one.
+    lanes: KVec<Lane>,
+    /// Index of the lane whose answer comes next.
+    first: usize,
+}
+
+impl Lanes {
+    /// Makes `count` lanes.
+    fn new(
+        count: usize,
+        device: &Device,
+        bulk_in: Endpoint,
+        bulk_out: Endpoint,
+        trigger: &Arc<Trigger>,
+    ) -> Result<Self> {
+        let mut lanes = KVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            lanes.push(Lane::new(device, bulk_in, bulk_out, trigger)?, GFP_KERNEL)?;
+        }
+        Ok(Self { lanes, first: 0 })
+    }
+
+    /// The lane so many behind the first; `None` where there are not so many.
+    fn get(&mut self, behind: usize) -> Option<&mut Lane> {
+        let len = self.lanes.len();
+        let index = self.first.checked_add(behind)?;
+        let index = index.checked_sub(len).unwrap_or(index);
+        self.lanes.get_mut(index).filter(|_| behind < len)
+    }
+
+    /// The first lane's answer is complete: the next one is the first.
+    fn advance(&mut self) {
+        self.first = self.first.wrapping_add(1);
+        if self.first >= self.lanes.len() {
+            self.first = 0;
+        }
+    }
+
+    /// How many there are.
+    fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// All of them, in no order.
+    fn all(&mut self) -> core::slice::IterMut<'_, Lane> {
+        self.lanes.iter_mut()
+    }
+}
+
+/// The cycle of requests and answers.
+struct Engine {
+    /// The requests.
+    lanes: Lanes,
     /// When the device came: the origin of all times.
     origin: Instant<Monotonic>,
     /// What to say and what to expect.
@@ -349,6 +467,8 @@ struct Engine {
     clear_tx: bool,
     /// The USB core has refused a request since the last command; reading waits for the next one.
     refused: bool,
+    /// The log has it that the device gets one command at a time.
+    told_refused: bool,
     /// What the parameter said when it was last looked at.
     tests_disabled: bool,
     /// For messages about failed attempts.
@@ -382,13 +502,20 @@ impl Engine {
         }
     }
 
-    /// Takes all requests back, and their buffers.
+    /// Takes all requests back, and their buffers, of which nothing will be used.
+    ///
+    /// The newest first: a device that is freed from one command may take the next at once.
     fn cancel_requests(&mut self) {
-        if let Some(completion) = self.rx.cancel() {
-            self.spare = Some(completion.buffer);
+        for behind in (0..self.lanes.len()).rev() {
+            if let Some(lane) = self.lanes.get(behind) {
+                lane.cancel_command();
+            }
         }
-        if let Some(completion) = self.tx.cancel() {
-            self.command = Some(completion.buffer);
+        for behind in (0..self.lanes.len()).rev() {
+            if let Some(lane) = self.lanes.get(behind) {
+                lane.cancel_read();
+                lane.wipe();
+            }
         }
     }
 
@@ -401,6 +528,7 @@ impl Engine {
             };
             self.take_step(rng, step);
         }
+        self.report_pipelining(rng);
         if self.paused {
             return;
         }
@@ -441,41 +569,50 @@ impl Engine {
     ///
     /// `None` where there is nothing to do until something happens.
     fn next_step(&mut self, rng: &AlphaRng) -> Option<Step> {
-        // The command first: a device may answer before the controller tells that it has gone out,
-        // and the next one needs its buffer.
-        if let Some(completion) = self.tx.completed() {
-            return Some(self.sent(completion));
+        // The commands first: a device may answer before the controller tells that one has gone
+        // out, and the next one needs its buffer.
+        for lane in self.lanes.all() {
+            if let Some(completion) = lane.tx.completed() {
+                lane.command = Some(completion.buffer);
+                return Some(self.sent(completion.status));
+            }
         }
-        if let Some(completion) = self.rx.completed() {
-            return Some(self.received(rng, completion));
+        let lane = self.lanes.get(0)?;
+        if let Some(completion) = lane.rx.completed() {
+            lane.spare = Some(completion.buffer);
+            return Some(self.received(rng, completion.actual, completion.status));
         }
-        match self.protocol.tick(self.now()) {
-            Step::Ready if self.health.is_stopped() => None,
-            Step::Ready => self.can_request(rng).then_some(Step::Ready),
-            Step::Read if self.protocol.is_dead() => None,
-            Step::Read if self.rx.is_submitted() || self.refused => None,
-            Step::Read => self.have_buffer(rng).then_some(Step::Read),
-            step => Some(step),
+        let step = self.protocol.tick(self.now());
+        if !matches!(step, Step::Read | Step::Ready) {
+            return Some(step);
         }
+        if self.protocol.is_dead() {
+            return None;
+        }
+        if !self.protocol.is_ready() && !self.refused {
+            let lane = self.lanes.get(0)?;
+            if !lane.rx.is_submitted() && lane.have_buffer(&rng.source.pool) {
+                return Some(Step::Read);
+            }
+        }
+        (step == Step::Ready && !self.health.is_stopped() && self.can_request(rng))
+            .then_some(Step::Ready)
     }
 
-    /// Makes sure that there is a buffer for the next answer.
-    fn have_buffer(&mut self, rng: &AlphaRng) -> bool {
-        if self.spare.is_none() && !self.rx.is_submitted() {
-            self.spare = rng.source.pool.take_free();
-        }
-        self.spare.is_some() || self.rx.is_submitted()
+    /// The lane for the next command.
+    fn next_lane(&mut self) -> Option<&mut Lane> {
+        self.lanes.get(self.protocol.under_way())
     }
 
     /// Whether there is all that a request takes.
     fn can_request(&mut self, rng: &AlphaRng) -> bool {
-        self.command.is_some() && self.have_buffer(rng)
+        self.next_lane()
+            .is_some_and(|lane| lane.command.is_some() && lane.have_buffer(&rng.source.pool))
     }
 
     /// A transfer to the device has ended.
-    fn sent(&mut self, completion: Completion) -> Step {
-        self.command = Some(completion.buffer);
-        match completion.status {
+    fn sent(&mut self, status: Status) -> Step {
+        match status {
             Status::Ok => Step::Read,
             Status::Gone | Status::Cancelled => {
                 self.paused = true;
@@ -488,20 +625,14 @@ impl Engine {
         }
     }
 
-    /// A transfer from the device has ended.
-    fn received(&mut self, rng: &AlphaRng, completion: Completion) -> Step {
+    /// A transfer of `bytes` bytes from the device has ended.
+    fn received(&mut self, rng: &AlphaRng, bytes: usize, status: Status) -> Step {
         let now = self.now();
-        self.spare = Some(completion.buffer);
         if crate::DEBUG_MODE.get() {
-            dev_info!(
-                rng.interface,
-                "debug: {} bytes, {:?}\n",
-                completion.actual,
-                completion.status
-            );
+            dev_info!(rng.interface, "debug: {} bytes, {:?}\n", bytes, status);
         }
-        match completion.status {
-            Status::Ok => self.protocol.transferred(now, completion.actual),
+        match status {
+            Status::Ok => self.protocol.transferred(now, bytes),
             Status::Gone | Status::Cancelled => {
                 self.paused = true;
                 Step::Discard
@@ -518,7 +649,7 @@ impl Engine {
         match step {
             Step::Read => self.read_on(rng),
             Step::Discard => {
-                self.wipe_spare();
+                self.wipe();
                 self.read_on(rng);
             }
             Step::Ready => self.request(rng),
@@ -526,13 +657,11 @@ impl Engine {
             Step::Retry(why) => {
                 self.report_failure(rng, why, false);
                 self.recover(rng);
-                self.wipe_spare();
                 self.read_on(rng);
             }
             Step::GiveUp(why) => {
                 self.report_failure(rng, why, true);
                 self.recover(rng);
-                self.wipe_spare();
                 let error = match why {
                     Failure::Silent(_) => ETIMEDOUT,
                     _ => EIO,
@@ -543,48 +672,58 @@ impl Engine {
     }
 
     /// Wipes what has come for an answer that is worthless.
-    fn wipe_spare(&mut self) {
-        if let Some(buffer) = &mut self.spare {
-            let len = buffer.len();
-            buffer.wipe(0..len);
+    fn wipe(&mut self) {
+        if let Some(lane) = self.lanes.get(0) {
+            lane.wipe();
         }
     }
 
     /// Goes on reading where something can come.
     fn read_on(&mut self, rng: &AlphaRng) {
         if !self.protocol.is_ready() && !self.protocol.is_dead() && !self.refused {
-            self.read(rng);
+            self.read(rng, 0);
         }
     }
 
-    /// Posts a read for the next bytes, if none is posted.
-    fn read(&mut self, rng: &AlphaRng) {
-        if self.rx.is_submitted() || self.paused || !self.have_buffer(rng) {
-            return;
-        }
-        let Some(buffer) = self.spare.take() else {
+    /// Posts a read for the next bytes on a lane, if none is posted.
+    fn read(&mut self, rng: &AlphaRng, behind: usize) {
+        let offset = if behind == 0 {
+            self.protocol.received()
+        } else {
+            0
+        };
+        let Some(lane) = self.lanes.get(behind) else {
             return;
         };
-        let offset = self.protocol.received();
+        if lane.rx.is_submitted() || self.paused || !lane.have_buffer(&rng.source.pool) {
+            return;
+        }
+        let Some(buffer) = lane.spare.take() else {
+            return;
+        };
         // Whole packets only: a device that sends more than was asked for is cut off by the
-        // controller with an error. `probe()` has refused packets of no bytes.
-        let packet = self.rx.endpoint().max_packet;
-        let len = ANSWER.saturating_sub(offset);
-        let len = len.checked_next_multiple_of(packet).unwrap_or(len);
-        self.rx_offset = offset;
-        if let Err((status, buffer)) = self.rx.submit(buffer, offset, len) {
-            self.spare = Some(buffer);
+        // controller with an error.
+        let packet = lane.rx.endpoint().max_packet.get();
+        let packets = ANSWER.saturating_sub(offset).div_ceil(packet);
+        let len = packets.saturating_mul(packet);
+        lane.rx_offset = offset;
+        if let Err((status, buffer)) = lane.rx.submit(buffer, offset, len) {
+            lane.spare = Some(buffer);
             self.not_submitted(rng, status);
         }
     }
 
     /// Sends the next command, behind a read for its answer.
     fn request(&mut self, rng: &AlphaRng) {
+        let behind = self.protocol.under_way();
+        let Some(lane) = self.lanes.get(behind) else {
+            return;
+        };
         // A read that has been waiting in the middle of a buffer starts over. What comes with it
         // belongs to no command.
-        if self.rx.is_submitted() && self.rx_offset != 0 {
-            if let Some(completion) = self.rx.cancel() {
-                self.spare = Some(completion.buffer);
+        if lane.rx.is_submitted() && lane.rx_offset != 0 {
+            if let Some(completion) = lane.rx.cancel() {
+                lane.spare = Some(completion.buffer);
                 if completion.actual > 0 {
                     let step = self.protocol.transferred(self.now(), completion.actual);
                     return self.take_step(rng, step);
@@ -593,18 +732,21 @@ impl Engine {
         }
         self.protocol.sent(self.now());
         self.refused = false;
-        self.read(rng);
-        if !self.rx.is_submitted() {
+        self.read(rng, behind);
+        let Some(lane) = self.lanes.get(behind) else {
+            return;
+        };
+        if !lane.rx.is_submitted() {
             return;
         }
-        let Some(mut buffer) = self.command.take() else {
+        let Some(mut buffer) = lane.command.take() else {
             return;
         };
         if let Some(byte) = buffer.as_mut_slice().first_mut() {
             *byte = Command::Entropy as u8;
         }
-        if let Err((status, buffer)) = self.tx.submit(buffer, 0, 1) {
-            self.command = Some(buffer);
+        if let Err((status, buffer)) = lane.tx.submit(buffer, 0, 1) {
+            lane.command = Some(buffer);
             self.not_submitted(rng, status);
         }
     }
@@ -623,21 +765,29 @@ impl Engine {
         self.take_step(rng, step);
     }
 
-    /// A complete answer is there: asks for the next one, then tests this one meanwhile.
+    /// A complete answer is there: asks for more, then tests this one meanwhile.
     fn answered(&mut self, rng: &AlphaRng) {
-        let Some(buffer) = self.spare.take() else {
+        let Some(lane) = self.lanes.get(0) else {
+            return;
+        };
+        let Some(buffer) = lane.spare.take() else {
             return;
         };
         let byte = buffer.as_slice().get(DATA).copied().unwrap_or(u8::MAX);
         let status = DeviceStatus::from_byte(byte);
         if let DeviceStatus::OutOfStep(byte) = status {
-            self.spare = Some(buffer);
+            lane.spare = Some(buffer);
             let step = self.protocol.bad_status(self.now(), byte);
             return self.take_step(rng, step);
         }
+        self.lanes.advance();
         self.protocol.used();
         self.answers = self.answers.saturating_add(1);
-        if self.can_request(rng) && !self.health.is_stopped() {
+        while !self.paused
+            && !self.health.is_stopped()
+            && self.protocol.may_send()
+            && self.can_request(rng)
+        {
             self.request(rng);
         }
 
@@ -654,7 +804,8 @@ impl Engine {
                 None => self.health.device_failure(u8::MAX),
             },
         };
-        // First the numbers, then the log, then the readers: who learns of something finds its reason.
+        // First the numbers, then the log, then the readers: who learns of something finds its
+        // reason.
         self.publish_report(rng);
         match decision {
             Decision::Deliver => {
@@ -700,24 +851,37 @@ impl Engine {
 
     /// Gets requests and endpoints into a state from which the conversation can start again.
     fn recover(&mut self, rng: &AlphaRng) {
-        // A command that the device has not taken must not be answered later.
-        if let Some(completion) = self.tx.cancel() {
-            self.command = Some(completion.buffer);
+        self.cancel_requests();
+        // What comes from here on comes to the first lane; the others' buffers are for the pool.
+        for behind in 1..self.lanes.len() {
+            if let Some(buffer) = self.lanes.get(behind).and_then(|lane| lane.spare.take()) {
+                rng.source.pool.give_back(buffer);
+            }
         }
-        for (halted, endpoint) in [
-            (&mut self.clear_rx, self.rx.endpoint()),
-            (&mut self.clear_tx, self.tx.endpoint()),
-        ] {
+        let endpoints = |lane: &mut Lane| (lane.rx.endpoint(), lane.tx.endpoint());
+        let (rx, tx) = self.lanes.get(0).map(endpoints).unzip();
+        for (halted, endpoint) in [(&mut self.clear_rx, rx), (&mut self.clear_tx, tx)] {
             // Where this fails, the next transfer fails too and the attempts run out.
-            if core::mem::take(halted) && rng.device.clear_halt(endpoint).is_err() {
+            if core::mem::take(halted)
+                && endpoint.is_some_and(|endpoint| rng.device.clear_halt(endpoint).is_err())
+            {
                 dev_info!(
                     rng.interface,
                     "the halt of an endpoint could not be cleared\n"
                 );
             }
         }
-        if self.protocol.is_dead() {
-            self.cancel_requests();
+    }
+
+    /// Says in the log that the device is slower than others, once.
+    fn report_pipelining(&mut self, rng: &AlphaRng) {
+        let refused = self.protocol.pipelining() == Pipelining::Refused;
+        if refused && !self.told_refused && self.lanes.len() > 1 {
+            self.told_refused = true;
+            dev_info!(
+                rng.interface,
+                "one command at a time until it is replugged: the device does not do with several\n"
+            );
         }
     }
 
@@ -741,6 +905,8 @@ impl Engine {
                 ANSWER,
                 after
             ),
+            // So does the last answer of a device that is being pulled out: no reason for a warning.
+            Failure::Split => dev_info!(dev, "an answer came in pieces, {}\n", after),
             Failure::TooLong => dev_warn!(dev, "more bytes than an answer has, {}\n", after),
             Failure::BadStatus(byte) => {
                 dev_warn!(dev, "status byte {:#04x} is none, {}\n", byte, after)
@@ -757,8 +923,8 @@ impl Engine {
 /// What the [`Scout`] remembers.
 #[derive(Default)]
 pub(crate) struct ScoutMemory {
-    /// The address of the device that was used last, which root may have unbound on purpose: it is not taken
-    /// again without being replugged.
+    /// The address of the device that was used last, which root may have unbound on purpose: it is
+    /// not taken again without being replugged.
     left: Option<(c_int, c_int)>,
     /// There is a device, but another program uses it.
     pub(crate) busy: bool,

@@ -45,8 +45,8 @@ use kernel::{
     }, //
 };
 
-/// Blocks that circulate for one device.
-pub(crate) const BLOCKS: usize = 4;
+/// The most blocks that can circulate for a device.
+pub(crate) const MAX_BLOCKS: usize = 6;
 
 /// From how many bytes on a reader takes a whole block to copy it without the lock.
 const LARGE: usize = 4096;
@@ -101,7 +101,7 @@ impl Block {
 /// A queue with room for the blocks of a device.
 struct Queue<T> {
     /// The elements, from `first` on, around the end.
-    slots: [Option<T>; BLOCKS],
+    slots: [Option<T>; MAX_BLOCKS],
     /// Index of the first element.
     first: usize,
     /// How many elements there are.
@@ -112,7 +112,7 @@ impl<T> Queue<T> {
     /// An empty queue.
     const fn new() -> Self {
         Self {
-            slots: [const { None }; BLOCKS],
+            slots: [const { None }; MAX_BLOCKS],
             first: 0,
             len: 0,
         }
@@ -120,9 +120,9 @@ impl<T> Queue<T> {
 
     /// Puts an element behind the last; gives it back where the queue is full.
     fn push_back(&mut self, element: T) -> Result<(), T> {
-        let index = self.first.wrapping_add(self.len) % BLOCKS;
+        let index = self.first.wrapping_add(self.len) % MAX_BLOCKS;
         match self.slots.get_mut(index) {
-            Some(slot) if self.len < BLOCKS => {
+            Some(slot) if self.len < MAX_BLOCKS => {
                 *slot = Some(element);
                 self.len = self.len.saturating_add(1);
                 Ok(())
@@ -133,9 +133,9 @@ impl<T> Queue<T> {
 
     /// Puts an element before the first; gives it back where the queue is full.
     fn push_front(&mut self, element: T) -> Result<(), T> {
-        let index = self.first.wrapping_add(BLOCKS - 1) % BLOCKS;
+        let index = self.first.wrapping_add(MAX_BLOCKS - 1) % MAX_BLOCKS;
         match self.slots.get_mut(index) {
-            Some(slot) if self.len < BLOCKS => {
+            Some(slot) if self.len < MAX_BLOCKS => {
                 *slot = Some(element);
                 self.first = index;
                 self.len = self.len.saturating_add(1);
@@ -148,7 +148,7 @@ impl<T> Queue<T> {
     /// Takes the first element.
     fn pop_front(&mut self) -> Option<T> {
         let element = self.slots.get_mut(self.first)?.take()?;
-        self.first = self.first.wrapping_add(1) % BLOCKS;
+        self.first = self.first.wrapping_add(1) % MAX_BLOCKS;
         self.len = self.len.saturating_sub(1);
         Some(element)
     }
@@ -312,15 +312,16 @@ impl Pool {
         })
     }
 
-    /// A device has come: its driver is woken by `driver`, its blocks circulate from now on.
+    /// A device has come: its driver is woken by `driver`, and `count` blocks of `size` bytes, at
+    /// most [`MAX_BLOCKS`], circulate from now on.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, and `EBUSY` where another device is in use.
-    pub(crate) fn attach(&self, driver: Arc<Trigger>, size: usize) -> Result {
+    pub(crate) fn attach(&self, driver: Arc<Trigger>, count: usize, size: usize) -> Result {
         // Allocated without the lock, which readers wait for.
         let mut buffers = Queue::new();
-        for _ in 0..BLOCKS {
+        for _ in 0..count.min(MAX_BLOCKS) {
             // There is room: the queue was empty.
             let _ = buffers.push_back(SensitiveBuffer::new(size)?);
         }
@@ -457,8 +458,8 @@ impl Pool {
     /// # Errors
     ///
     /// Where there was nothing to return: `EAGAIN` (`nonblocking` only), `ERESTARTSYS` (a signal),
-    /// `ENODEV` (no device), `ETIMEDOUT` (the device is silent), `EIO` (it fails, or its output did),
-    /// `EFAULT` (the first page cannot be written).
+    /// `ENODEV` (no device), `ETIMEDOUT` (the device is silent), `EIO` (it fails, or its output
+    /// did), `EFAULT` (the first page cannot be written).
     pub(crate) fn read(&self, to: &mut IovIterDest<'_>, nonblocking: bool) -> Result<usize> {
         let mut wanted = to.len().min(MAX_BYTES_USER_CAN_REQUEST);
         let mut done: usize = 0;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The AlphaRNG's wire protocol: what to send, when an answer is complete, what to do when it is not.
+//! The AlphaRNG's wire protocol: what to send, when an answer is complete, what to do when it is
+//! not.
 //!
 //! The device answers each one-byte command with 16000 bytes of data and a status byte. Nothing in
-//! the answer marks its beginning, so the host stays in step by counting, and gets back into step by
-//! waiting until the line is quiet:
+//! the answer marks its beginning, so the host stays in step by counting, and gets back into step
+//! by waiting until the line is quiet:
 //!
 //! ```text
 //!            quiet                 command sent                16001 bytes
@@ -16,6 +17,12 @@
 //! After such a failure a late answer may still be on its way, and would pass for the answer to the
 //! next command for ever after. Therefore the first complete answer behind a failure is not used:
 //! the line must be quiet behind it for longer than an answer may take ([`State::Probation`]).
+//!
+//! More than one command may be under way, so that the device never waits for the host. What
+//! devices make of that is not documented, so each one has to show it ([`Pipelining`]): the first
+//! answer is asked for alone, then two are asked for at once. Where all of them come completely and
+//! in one transfer each, up to the limit may be under way from then on; where anything else comes,
+//! then or later, it is one command at a time until the device is plugged in again.
 //!
 //! This file is pure: it takes numbers of bytes and times, and returns decisions. No I/O, no kernel
 //! types; the host-side tests compile it unchanged.
@@ -92,10 +99,24 @@ pub(crate) enum Failure {
     TooLong,
     /// The status byte is none that a device sends.
     BadStatus(u8),
+    /// An answer came in pieces although there were several commands.
+    Split,
     /// The line did not become quiet.
     NotQuiet,
     /// The transfer of the command or of the answer failed.
     Transfer,
+}
+
+/// Whether several commands may be under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pipelining {
+    /// Not known yet; two at once are tried behind the first answer.
+    Untried,
+    /// The device has answered two at once.
+    Shown,
+    /// It has sent an answer in pieces, or something went wrong while there were several: never
+    /// again.
+    Refused,
 }
 
 /// What the driver has to do next.
@@ -103,9 +124,10 @@ pub(crate) enum Failure {
 pub(crate) enum Step {
     /// Keep reading, at [`Protocol::received`] in the buffer.
     Read,
-    /// The line is quiet, or the answer was used: a command may be sent when there is a buffer.
+    /// A command may be sent when there is a buffer for its answer; where others are under way,
+    /// reading goes on besides.
     Ready,
-    /// A complete answer is in the buffer, and it is the answer to the command.
+    /// A complete answer is in the buffer, and it is the answer to the oldest command under way.
     Answer,
     /// What is in the buffer is worthless; read on, from the beginning of the buffer.
     Discard,
@@ -122,7 +144,7 @@ enum State {
     Draining,
     /// Quiet; a command may be sent.
     Ready,
-    /// A command was sent, its answer is coming.
+    /// Commands were sent, the answer to the oldest is coming.
     Receiving,
     /// The first complete answer behind a failure came; waiting whether more does.
     Probation,
@@ -134,6 +156,16 @@ enum State {
 pub(crate) struct Protocol {
     /// Where in the exchange.
     state: State,
+    /// Most commands that may be under way at once, at least 1.
+    limit: usize,
+    /// Whether the device can do with more than one.
+    pipelining: Pipelining,
+    /// Commands under way: sent, and not answered.
+    under_way: usize,
+    /// Most of them since there were none: what goes wrong with more than one may be due to that.
+    most_under_way: usize,
+    /// Whether an answer was used since the start.
+    answered: bool,
     /// Bytes of the present answer that have come.
     received: usize,
     /// Bytes thrown away in this attempt.
@@ -150,9 +182,16 @@ pub(crate) struct Protocol {
 
 impl Protocol {
     /// Starts at the time `now` (milliseconds, any origin), with a line that may not be quiet.
-    pub(crate) fn new(now: u64) -> Self {
+    ///
+    /// At most `limit` commands will be under way at once, but always one.
+    pub(crate) fn new(now: u64, limit: usize) -> Self {
         let mut this = Self {
             state: State::Draining,
+            limit,
+            pipelining: Pipelining::Untried,
+            under_way: 0,
+            most_under_way: 0,
+            answered: false,
             received: 0,
             drained: 0,
             empty: 0,
@@ -170,6 +209,11 @@ impl Protocol {
         // An answer that was under way may still come.
         self.in_step &= matches!(self.state, State::Ready);
         self.failures = 0;
+        // The device may have lost what it had; what it is, it stays.
+        self.answered = false;
+        if self.pipelining == Pipelining::Shown {
+            self.pipelining = Pipelining::Untried;
+        }
         self.drain(State::Draining, now, QUIET);
     }
 
@@ -178,9 +222,33 @@ impl Protocol {
         self.received
     }
 
-    /// Whether a command may be sent.
+    /// Whether no command is under way and one may be sent.
     pub(crate) fn is_ready(&self) -> bool {
         self.state == State::Ready
+    }
+
+    /// Whether a command may be sent, be it behind others that are under way.
+    pub(crate) fn may_send(&self) -> bool {
+        match self.state {
+            State::Ready => true,
+            State::Receiving if self.in_step => match self.pipelining {
+                // Two, once, and nothing more until both are answered.
+                Pipelining::Untried => self.answered && self.limit > 1 && self.most_under_way < 2,
+                Pipelining::Shown => self.under_way < self.limit,
+                Pipelining::Refused => false,
+            },
+            State::Receiving | State::Draining | State::Probation | State::Dead => false,
+        }
+    }
+
+    /// Commands under way: sent, and not answered.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Whether the device may have several commands under way.
+    pub(crate) fn pipelining(&self) -> Pipelining {
+        self.pipelining
     }
 
     /// Whether the device was given up.
@@ -196,8 +264,21 @@ impl Protocol {
         }
     }
 
-    /// A command goes out, for which the buffer is empty.
+    /// A command goes out, for whose answer there is an empty buffer.
+    ///
+    /// To be called where [`Self::may_send`] allows it.
     pub(crate) fn sent(&mut self, now: u64) {
+        if self.state != State::Receiving {
+            self.under_way = 0;
+            self.most_under_way = 0;
+            self.await_answer(now);
+        }
+        self.under_way = self.under_way.saturating_add(1);
+        self.most_under_way = self.most_under_way.max(self.under_way);
+    }
+
+    /// The next answer is due, from its first byte on.
+    fn await_answer(&mut self, now: u64) {
         self.state = State::Receiving;
         self.received = 0;
         self.empty = 0;
@@ -217,14 +298,19 @@ impl Protocol {
                 self.received = self.received.saturating_add(bytes);
                 match self.received {
                     ANSWER if self.in_step => {
-                        self.state = State::Ready;
+                        self.complete(now);
                         Step::Answer
                     }
                     ANSWER => {
                         self.drain(State::Probation, now, PROBATION);
                         Step::Discard
                     }
-                    0..ANSWER => Step::Read,
+                    // The rest is in the buffer of another answer.
+                    0..ANSWER if self.most_under_way > 1 => self.failed(now, Failure::Split),
+                    0..ANSWER => {
+                        self.pipelining = Pipelining::Refused;
+                        Step::Read
+                    }
                     _ => self.failed(now, Failure::TooLong),
                 }
             }
@@ -249,6 +335,18 @@ impl Protocol {
         }
     }
 
+    /// The answer to the oldest command is complete, and in step.
+    fn complete(&mut self, now: u64) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if self.under_way > 0 {
+            return self.await_answer(now);
+        }
+        self.state = State::Ready;
+        if self.most_under_way > 1 && self.pipelining == Pipelining::Untried {
+            self.pipelining = Pipelining::Shown;
+        }
+    }
+
     /// The status byte of the answer that [`Step::Answer`] announced is none that a device sends.
     pub(crate) fn bad_status(&mut self, now: u64, byte: u8) -> Step {
         self.failed(now, Failure::BadStatus(byte))
@@ -262,12 +360,13 @@ impl Protocol {
     /// The answer that [`Step::Answer`] announced was in step: all attempts are there again.
     pub(crate) fn used(&mut self) {
         self.failures = 0;
+        self.answered = true;
     }
 
     /// Looks at the clock.
     pub(crate) fn tick(&mut self, now: u64) -> Step {
         if self.deadline().is_none_or(|deadline| now < deadline) {
-            return if self.is_ready() {
+            return if self.may_send() {
                 Step::Ready
             } else {
                 Step::Read
@@ -294,10 +393,15 @@ impl Protocol {
         if self.state == State::Dead {
             return Step::Discard;
         }
+        if self.most_under_way > 1 {
+            self.pipelining = Pipelining::Refused;
+        }
         self.in_step = false;
         self.failures = self.failures.saturating_add(1);
         if self.failures >= ATTEMPTS {
             self.state = State::Dead;
+            self.under_way = 0;
+            self.most_under_way = 0;
             self.received = 0;
             return Step::GiveUp(why);
         }
@@ -308,6 +412,8 @@ impl Protocol {
     /// Throws away what comes, in `state`, until nothing has come for `quiet` milliseconds.
     fn drain(&mut self, state: State, now: u64, quiet: u64) {
         self.state = state;
+        self.under_way = 0;
+        self.most_under_way = 0;
         self.received = 0;
         self.drained = 0;
         self.empty = 0;

@@ -20,6 +20,7 @@ use core::{
         offset_of,
         ManuallyDrop, //
     },
+    num::NonZero,
     ops::Deref,
     ptr::{
         self,
@@ -659,7 +660,8 @@ impl Interface {
         }
     }
 
-    /// The first bulk endpoint of the active setting with data to the host (`true`) or from it.
+    /// The first bulk endpoint of the active setting with data to the host (`true`) or from it,
+    /// among those that have packets of any size.
     pub(crate) fn bulk_endpoint(&self, to_host: bool) -> Option<Endpoint> {
         let setting = self.setting();
         if setting.endpoint.is_null() {
@@ -672,16 +674,19 @@ impl Interface {
         endpoints
             .iter()
             .map(|endpoint| &endpoint.desc)
-            .find(|descriptor| {
+            .filter(|descriptor| {
                 let kind = u32::from(descriptor.bmAttributes);
                 let address = u32::from(descriptor.bEndpointAddress);
                 kind & bindings::USB_ENDPOINT_XFERTYPE_MASK == bindings::USB_ENDPOINT_XFER_BULK
                     && (address & bindings::USB_ENDPOINT_DIR_MASK != 0) == to_host
             })
-            .map(|descriptor| Endpoint {
-                address: descriptor.bEndpointAddress,
+            .find_map(|descriptor| {
                 // C's `usb_endpoint_maxp()`.
-                max_packet: usize::from(u16::from_le(descriptor.wMaxPacketSize) & 0x7ff),
+                let max_packet = u16::from_le(descriptor.wMaxPacketSize) & 0x7ff;
+                Some(Endpoint {
+                    address: descriptor.bEndpointAddress,
+                    max_packet: NonZero::new(max_packet.into())?,
+                })
             })
     }
 
@@ -741,7 +746,7 @@ pub(crate) struct Endpoint {
     /// `bEndpointAddress`.
     address: u8,
     /// The largest packet in bytes: 512 at high speed, 8 to 64 at full speed.
-    pub(crate) max_packet: usize,
+    pub(crate) max_packet: NonZero<usize>,
 }
 
 /// How a request ended.

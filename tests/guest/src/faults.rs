@@ -8,6 +8,7 @@ use crate::support::{
     stream::blocks_of,
     tests,
     Guest,
+    Node,
     Test,
     BLOCK, //
 };
@@ -57,10 +58,15 @@ use Fate::{
     Lost, //
 };
 
+/// Starts with one command at a time, so that what goes wrong goes wrong with that one alone.
+fn start(guest: &mut Guest) -> Result<Node> {
+    guest.start_with(&["maxCommands=1"])
+}
+
 /// Has one answer go wrong in each of these ways, one after the other, and checks what is delivered.
 /// `log` is part of what the log says of it, if anything.
 fn expect_recovery(guest: &mut Guest, kinds: &[Kind], fate: Fate, log: Option<&str>) -> Result<()> {
-    let node = guest.start()?;
+    let node = start(guest)?;
     let mut bytes = Vec::new();
     let mut lost = Vec::new();
     let mut missing = Vec::new();
@@ -124,7 +130,7 @@ fn no_answer(guest: &mut Guest) -> Result<()> {
 /// One command is not taken.
 fn command_not_taken(guest: &mut Guest) -> Result<()> {
     // The command uses up no block, so the block itself can come.
-    let node = guest.start()?;
+    let node = start(guest)?;
     guest.wait_until_full()?;
     let bad = guest.emulator.status()?.next_block + 1;
     guest.emulator.fault(Fault::at(bad, Kind::Hold))?;
@@ -144,7 +150,7 @@ fn stalled_input(guest: &mut Guest) -> Result<()> {
 
 /// Bulk OUT halts at a command, which is not executed: no block is used up by it.
 fn stalled_output(guest: &mut Guest) -> Result<()> {
-    let node = guest.start()?;
+    let node = start(guest)?;
     guest.wait_until_full()?;
     let bad = guest.emulator.status()?.next_block + 1;
     let kind = Kind::Stall {
@@ -160,7 +166,7 @@ fn stalled_output(guest: &mut Guest) -> Result<()> {
 
 /// Bytes behind the status byte: whatever they are, they are not taken for the next answer's.
 fn extra_bytes(guest: &mut Guest) -> Result<()> {
-    let node = guest.start()?;
+    let node = start(guest)?;
     let mut bytes = Vec::new();
     let mut missing = Vec::new();
     guest.log.announce("trying again");
@@ -207,7 +213,7 @@ fn failed_transfers_that_the_controller_repeats(guest: &mut Guest) -> Result<()>
 
 /// Transfers fail for good.
 fn failed_transfers(guest: &mut Guest) -> Result<()> {
-    let node = guest.start()?;
+    let node = start(guest)?;
     guest.wait_until_full()?;
     let bad = guest.emulator.status()?.next_block + 1;
     let kind = Kind::Error {
@@ -223,7 +229,7 @@ fn failed_transfers(guest: &mut Guest) -> Result<()> {
 
 /// The device sends more than there is room for.
 fn babble(guest: &mut Guest) -> Result<()> {
-    let node = guest.start()?;
+    let node = start(guest)?;
     guest.wait_until_full()?;
     let bad = guest.emulator.status()?.next_block + 1;
     let kind = Kind::Error {
@@ -244,7 +250,7 @@ fn empty_transfers_are_nothing(guest: &mut Guest) -> Result<()> {
 
 /// Different faults in a row, at answers that follow each other: still nothing wrong is delivered.
 fn one_after_the_other(guest: &mut Guest) -> Result<()> {
-    let node = guest.start()?;
+    let node = start(guest)?;
     guest.wait_until_full()?;
     let first = guest.emulator.status()?.next_block;
     for (kind, k) in [

@@ -24,6 +24,7 @@ mod matrix;
 mod nested;
 mod other_reads;
 mod params;
+mod pipelining;
 mod polling;
 mod proc_info;
 mod read_table;
@@ -65,6 +66,7 @@ const FILES: &[&[Test]] = &[
     takeover::TESTS,
     matrix::TESTS,
     faults::TESTS,
+    pipelining::TESTS,
     load::TESTS,
     hwrng::TESTS,
     rngd::TESTS,

@@ -65,6 +65,7 @@ fn sysfs_has_the_vendor_s_with_their_defaults(guest: &mut Guest) -> Result<()> {
         ("bytesPerSample", "16000"),
         ("debugMode", "N"),
         ("minEntropy", "6"),
+        ("maxCommands", "2"),
     ] {
         ensure!(value(name)? == default, "{name} is {}", value(name)?);
         let mode = fs::metadata(path(name))?.permissions().mode() & 0o7777;
@@ -85,7 +86,7 @@ fn values_given_at_load_are_shown(guest: &mut Guest) -> Result<()> {
 }
 
 /// Values that are none of the vendor's.
-const BAD: [&str; 13] = [
+const BAD: [&str; 16] = [
     "bytesPerSample=0",
     "bytesPerSample=-1",
     "bytesPerSample=16001",
@@ -99,6 +100,9 @@ const BAD: [&str; 13] = [
     "minEntropy=9",
     "hwrngQuality=-2",
     "hwrngQuality=1025",
+    "maxCommands=0",
+    "maxCommands=5",
+    "maxCommands=two",
 ];
 
 /// Loading fails with EINVAL, nothing stays behind, and the log names the parameter.
@@ -258,6 +262,7 @@ fn modinfo_is_complete(guest: &mut Guest) -> Result<()> {
         ("debugMode", "bool"),
         ("minEntropy", "int"),
         ("hwrngQuality", "int"),
+        ("maxCommands", "int"),
     ] {
         let described = parameters.iter().any(|parameter| {
             parameter.starts_with(&format!("{name}:"))

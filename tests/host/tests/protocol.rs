@@ -11,8 +11,8 @@ mod protocol;
 
 use proptest::prelude::*;
 use protocol::{
-    DeviceStatus, Failure, Protocol, Step, ANSWER, ANSWER_TIMEOUT, ATTEMPTS, MAX_DRAINED,
-    MAX_EMPTY, QUIET,
+    DeviceStatus, Failure, Pipelining, Protocol, Step, ANSWER, ANSWER_TIMEOUT, ATTEMPTS,
+    MAX_DRAINED, MAX_EMPTY, QUIET,
 };
 use std::collections::VecDeque;
 
@@ -59,9 +59,15 @@ struct Simulation {
     line: VecDeque<Transfer>,
     /// What the device does with the next commands; then it is healthy.
     script: VecDeque<Behaviour>,
+    /// Whether the device ignores commands that come before the answer to another is taken.
+    deaf: bool,
     /// Commands sent.
     sent: usize,
-    /// For which command each byte in the driver's buffer was produced.
+    /// Those that the driver has not got an answer to, oldest first.
+    under_way: VecDeque<usize>,
+    /// The most of them, since somebody looked.
+    most: usize,
+    /// For which command each byte in the driver's first buffer was produced.
     buffer: Vec<usize>,
     /// Failed attempts.
     retries: Vec<Failure>,
@@ -70,8 +76,8 @@ struct Simulation {
 /// What a driver hands on.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// An answer; for which command each byte was produced.
-    Answer(Vec<usize>),
+    /// What passes for the answer to a command; for which command each byte was produced.
+    Answer(usize, Vec<usize>),
     /// The device was given up.
     GivenUp(Failure),
 }
@@ -79,6 +85,11 @@ enum Outcome {
 impl Simulation {
     /// A device with this future, in which an earlier owner left so many bytes.
     fn new(script: Vec<Behaviour>, leftover: usize) -> Self {
+        Self::with_limit(1, script, leftover)
+    }
+
+    /// The same, with a driver that has so many commands under way.
+    fn with_limit(limit: usize, script: Vec<Behaviour>, leftover: usize) -> Self {
         let mut line = VecDeque::new();
         if leftover > 0 {
             line.push_back(Transfer {
@@ -88,11 +99,14 @@ impl Simulation {
             });
         }
         Self {
-            protocol: Protocol::new(0),
+            protocol: Protocol::new(0, limit),
             now: 0,
             line,
             script: script.into(),
+            deaf: false,
             sent: 0,
+            under_way: VecDeque::new(),
+            most: 0,
             buffer: Vec::new(),
             retries: Vec::new(),
         }
@@ -101,8 +115,16 @@ impl Simulation {
     /// The device gets a command.
     fn send(&mut self) {
         self.protocol.sent(self.now);
-        self.buffer.clear();
         self.sent += 1;
+        self.under_way.push_back(self.sent);
+        self.most = self.most.max(self.under_way.len());
+        if self.under_way.len() == 1 {
+            self.buffer.clear();
+        }
+        assert_eq!(self.protocol.under_way(), self.under_way.len());
+        if self.deaf && !self.line.is_empty() {
+            return;
+        }
         let behaviour = self.script.pop_front().unwrap_or(Behaviour::healthy());
         let Some(delay) = behaviour.delay else { return };
         // The device works on one command after the other.
@@ -125,6 +147,12 @@ impl Simulation {
                 left -= length;
             }
         }
+    }
+
+    /// The driver starts again.
+    fn restart(&mut self) {
+        self.protocol.restart(self.now);
+        self.under_way.clear();
     }
 
     /// Runs until the driver has an answer or gives up.
@@ -156,11 +184,20 @@ impl Simulation {
             match step {
                 Step::Answer => {
                     self.protocol.used();
-                    return Outcome::Answer(self.buffer[..ANSWER].to_vec());
+                    let command = self.under_way.pop_front().expect("one was sent");
+                    let bytes = self.buffer[..ANSWER].to_vec();
+                    self.buffer.clear();
+                    return Outcome::Answer(command, bytes);
                 }
-                Step::GiveUp(why) => return Outcome::GivenUp(why),
-                Step::Retry(why) => self.retries.push(why),
-                Step::Discard => {}
+                Step::GiveUp(why) => {
+                    self.under_way.clear();
+                    return Outcome::GivenUp(why);
+                }
+                Step::Retry(why) => {
+                    self.under_way.clear();
+                    self.retries.push(why);
+                }
+                Step::Discard => self.under_way.clear(),
                 Step::Ready => self.send(),
                 Step::Read if due => {}
                 Step::Read => {
@@ -175,17 +212,16 @@ impl Simulation {
         panic!("no outcome: {:?} {:?}", self.retries.len(), self.now);
     }
 
-    /// Demands that the next outcome is an answer to the last command, and to it alone.
+    /// Demands that the next outcome is the answer to the oldest command, and to it alone.
     fn expect_answer(&mut self) {
         match self.next() {
-            Outcome::Answer(bytes) => {
+            Outcome::Answer(command, bytes) => {
                 assert_eq!(bytes.len(), ANSWER);
                 assert!(
-                    bytes.iter().all(|command| *command == self.sent),
-                    "bytes of command {} and {} in the answer to {}",
+                    bytes.iter().all(|byte| *byte == command),
+                    "bytes of command {} and {} in the answer to {command}",
                     bytes[0],
                     bytes[ANSWER - 1],
-                    self.sent
                 );
             }
             Outcome::GivenUp(why) => panic!("given up: {why:?}"),
@@ -235,7 +271,7 @@ fn silence_is_retried_fifteen_times_at_intervals() {
     );
 
     // Asked again, it gets as many attempts.
-    simulation.protocol.restart(simulation.now);
+    simulation.restart();
     assert_eq!(simulation.next(), Outcome::GivenUp(Failure::Silent(0)));
     assert_eq!(simulation.sent, 30);
 }
@@ -361,7 +397,7 @@ fn bytes_behind_a_complete_answer_are_found_with_the_next_one() {
 
 #[test]
 fn bytes_that_nobody_asked_for_are_refused() {
-    let mut protocol = Protocol::new(0);
+    let mut protocol = Protocol::new(0, 1);
     assert_eq!(protocol.tick(QUIET), Step::Ready);
     assert_eq!(
         protocol.transferred(QUIET, 5),
@@ -372,7 +408,7 @@ fn bytes_that_nobody_asked_for_are_refused() {
 
 #[test]
 fn an_endless_device_is_given_up() {
-    let mut protocol = Protocol::new(0);
+    let mut protocol = Protocol::new(0, 1);
     let mut bytes = 0;
     let mut retries = 0;
     loop {
@@ -396,7 +432,7 @@ fn an_endless_device_is_given_up() {
 
 #[test]
 fn empty_transfers_are_bounded() {
-    let mut protocol = Protocol::new(0);
+    let mut protocol = Protocol::new(0, 1);
     assert_eq!(protocol.tick(QUIET), Step::Ready);
     protocol.sent(QUIET);
     for _ in 0..MAX_EMPTY {
@@ -437,15 +473,15 @@ fn a_restart_in_the_middle_of_an_answer_gets_back_into_step() {
     simulation.expect_answer();
     assert_eq!(simulation.protocol.tick(simulation.now), Step::Ready);
     simulation.send();
-    simulation.protocol.restart(simulation.now + 10);
     simulation.now += 10;
+    simulation.restart();
     simulation.expect_answer();
     simulation.expect_answer();
 }
 
 #[test]
 fn a_transfer_error_is_an_attempt() {
-    let mut protocol = Protocol::new(0);
+    let mut protocol = Protocol::new(0, 1);
     let mut now = 0;
     for attempt in 1..=ATTEMPTS {
         now += QUIET;
@@ -460,6 +496,156 @@ fn a_transfer_error_is_an_attempt() {
             assert_eq!(step, Step::GiveUp(Failure::Transfer));
         }
     }
+}
+
+/// Behind the first answer two commands are sent at once, and when both are answered, as many as
+/// the limit allows.
+#[test]
+fn several_commands_are_under_way_once_two_were_answered() {
+    for limit in 1..=4 {
+        let mut simulation = Simulation::with_limit(limit, vec![], 0);
+        let mut most = || {
+            simulation.most = 0;
+            simulation.expect_answer();
+            simulation.most
+        };
+        // Of each answer: the most that were under way until it came.
+        let seen = [most(), most(), most(), most(), most(), most()];
+        let (two, all) = (limit.min(2), limit);
+        // The second of two comes without another command being sent, which is what 0 says.
+        let expected = match limit {
+            1 => [1, 1, 1, 1, 1, 1],
+            _ => [1, two, 0, all, all, all],
+        };
+        assert_eq!(seen, expected, "limit {limit}");
+        assert!(simulation.retries.is_empty());
+    }
+}
+
+/// A device that ignores what comes while it is busy is found out at once, and used.
+#[test]
+fn a_device_that_takes_one_command_at_a_time_gets_one() {
+    for limit in 2..=4 {
+        let mut simulation = Simulation::with_limit(limit, vec![], 0);
+        simulation.deaf = true;
+        for _ in 0..2 {
+            simulation.expect_answer();
+        }
+        assert_eq!(simulation.most, 2);
+        simulation.expect_answer();
+        assert_eq!(simulation.retries, [Failure::Silent(0)]);
+        assert_eq!(simulation.protocol.pipelining(), Pipelining::Refused);
+        simulation.most = 0;
+        for _ in 0..100 {
+            simulation.expect_answer();
+        }
+        assert_eq!((simulation.most, simulation.retries.len()), (1, 1));
+    }
+}
+
+/// Whatever goes wrong with several commands under way, it is one at a time from then on, also
+/// behind a restart; the answers still belong to their commands.
+#[test]
+fn anything_unexpected_ends_having_several_under_way() {
+    let healthy = Behaviour::healthy;
+    for (bad, why) in [
+        (
+            Behaviour {
+                split: vec![8_192, 7_809],
+                ..healthy()
+            },
+            Failure::Split,
+        ),
+        (
+            Behaviour {
+                length: ANSWER + 1,
+                split: vec![ANSWER + 1],
+                ..healthy()
+            },
+            Failure::TooLong,
+        ),
+        (
+            Behaviour {
+                length: 500,
+                split: vec![500],
+                ..healthy()
+            },
+            Failure::Split,
+        ),
+        (
+            Behaviour {
+                delay: Some(ANSWER_TIMEOUT + 500),
+                ..healthy()
+            },
+            Failure::Silent(0),
+        ),
+    ] {
+        // At the trial of two, and much later.
+        for at in [1, 2, 10, 11] {
+            let mut script = vec![healthy(); at];
+            script.push(bad.clone());
+            let mut simulation = Simulation::with_limit(2, script, 0);
+            for _ in 0..at + 5 {
+                simulation.expect_answer();
+            }
+            assert_eq!(simulation.retries.first(), Some(&why), "answer {at}");
+            assert_eq!(simulation.protocol.pipelining(), Pipelining::Refused);
+            simulation.restart();
+            simulation.most = 0;
+            for _ in 0..20 {
+                simulation.expect_answer();
+            }
+            assert_eq!(simulation.most, 1, "answer {at}");
+        }
+    }
+}
+
+/// A device that sends its answers in pieces is not asked for two at once, which costs nothing.
+#[test]
+fn a_device_that_splits_its_answers_gets_one_command_at_a_time() {
+    let split = Behaviour {
+        split: vec![8_192, 7_809],
+        ..Behaviour::healthy()
+    };
+    let mut simulation = Simulation::with_limit(4, vec![split; 10], 0);
+    for _ in 0..20 {
+        simulation.expect_answer();
+    }
+    assert!(simulation.retries.is_empty());
+    assert_eq!(simulation.protocol.pipelining(), Pipelining::Refused);
+    assert_eq!(simulation.most, 1);
+}
+
+/// A failure of a single command says nothing about several.
+#[test]
+fn what_goes_wrong_with_one_command_under_way_is_no_reason() {
+    let silent = Behaviour {
+        delay: None,
+        ..Behaviour::healthy()
+    };
+    let mut simulation = Simulation::with_limit(2, vec![silent], 0);
+    simulation.expect_answer();
+    assert_eq!(simulation.retries, [Failure::Silent(0)]);
+    for _ in 0..10 {
+        simulation.expect_answer();
+    }
+    assert_eq!(simulation.protocol.pipelining(), Pipelining::Shown);
+    assert_eq!(simulation.most, 2);
+}
+
+/// Behind a suspend the device has to show again what it can do.
+#[test]
+fn a_restart_tries_two_commands_anew() {
+    let mut simulation = Simulation::with_limit(4, vec![], 0);
+    for _ in 0..10 {
+        simulation.expect_answer();
+    }
+    assert_eq!(simulation.protocol.pipelining(), Pipelining::Shown);
+    simulation.restart();
+    assert_eq!(simulation.protocol.pipelining(), Pipelining::Untried);
+    simulation.most = 0;
+    simulation.expect_answer();
+    assert_eq!(simulation.most, 1);
 }
 
 prop_compose! {
@@ -481,22 +667,26 @@ proptest! {
     fn a_device_that_becomes_healthy_is_used(
         script in prop::collection::vec(behaviour(), 0..10),
         leftover in 0usize..40_000,
+        limit in 1usize..=4,
+        deaf: bool,
     ) {
         let scripted = script.len();
-        let mut simulation = Simulation::new(script, leftover);
+        let mut simulation = Simulation::with_limit(limit, script, leftover);
+        simulation.deaf = deaf;
         for _ in 0..scripted {
-            if simulation.sent > scripted + 2 {
+            if simulation.sent > scripted + 2 * limit {
                 break;
             }
             match simulation.next() {
-                Outcome::Answer(bytes) => prop_assert_eq!(bytes.len(), ANSWER),
+                Outcome::Answer(_, bytes) => prop_assert_eq!(bytes.len(), ANSWER),
                 // Ten bad commands are fewer than the attempts.
                 Outcome::GivenUp(why) => prop_assert!(false, "given up: {:?}", why),
             }
         }
-        // Two more: the last late answer may have to be found out.
-        let _ = simulation.next();
-        let _ = simulation.next();
+        // Some more: the last late answer may have to be found out.
+        for _ in 0..2 * limit {
+            let _ = simulation.next();
+        }
         for _ in 0..5 {
             simulation.expect_answer();
         }
@@ -505,21 +695,38 @@ proptest! {
     /// Any sequence of events whatever: no panic, a deadline unless there is nothing to wait for,
     /// a bounded number of attempts.
     #[test]
-    fn any_events_are_survived(events in prop::collection::vec((0u8..6, 0usize..70_000, 0u64..3_000), 0..400)) {
-        let mut protocol = Protocol::new(0);
+    fn any_events_are_survived(
+        events in prop::collection::vec((0u8..6, prop_oneof![Just(ANSWER), 0usize..70_000], 0u64..3_000), 0..400),
+        limit in 1usize..=4,
+    ) {
+        let mut protocol = Protocol::new(0, limit);
+        let mut refused = false;
         let mut now = 0;
         for (event, bytes, wait) in events {
             now += wait;
             match event {
-                0 => { protocol.transferred(now, bytes); }
+                0 => {
+                    if protocol.transferred(now, bytes) == Step::Answer {
+                        protocol.used();
+                    }
+                }
                 1 => { protocol.transfer_failed(now); }
                 2 => { protocol.tick(now); }
-                3 if protocol.is_ready() => protocol.sent(now),
+                3 if protocol.may_send() => protocol.sent(now),
                 4 => { protocol.bad_status(now, 9); }
                 5 => protocol.restart(now),
                 _ => {}
             }
             prop_assert!(protocol.received() <= ANSWER);
+            // Never more than the limit, two at most until the device has shown that it can.
+            let most = match protocol.pipelining() {
+                Pipelining::Untried => limit.min(2),
+                Pipelining::Shown => limit,
+                Pipelining::Refused => 1,
+            };
+            prop_assert!(protocol.under_way() <= most);
+            prop_assert!(!refused || protocol.pipelining() == Pipelining::Refused);
+            refused = protocol.pipelining() == Pipelining::Refused;
             let idle = protocol.is_ready() || protocol.is_dead();
             prop_assert_eq!(protocol.deadline().is_none(), idle);
         }

@@ -95,15 +95,24 @@ impl Guest {
             cleans_up: true,
             ..Self::as_it_is(name)?
         };
-        guest.clean_up()?;
         guest.allow_cdc_acm()?;
-        guest.configure(Configure {
+        guest.begin_anew()?;
+        guest.log = Log::from_now_on()?;
+        Ok(guest)
+    }
+
+    /// Makes the state that a test begins with; for one that has several parts.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made, for example because a file is open that the module serves.
+    pub(crate) fn begin_anew(&mut self) -> Result<()> {
+        self.clean_up()?;
+        self.configure(Configure {
             serial: Some(serial(0)),
             ..Configure::default()
         })?;
-        guest.reseed()?;
-        guest.log = Log::from_now_on()?;
-        Ok(guest)
+        self.reseed()
     }
 
     /// Takes everything as it is for the test `name`.
