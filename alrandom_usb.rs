@@ -829,7 +829,8 @@ impl Engine {
             Decision::Stop(failure) => {
                 dev_err!(
                     rng.interface,
-                    "{}; stopped: replug the device or write 1 to /sys/class/misc/alrandom/startup_test\n",
+                    "{}; stopped: replug the device or \
+                     write 1 to /sys/class/misc/alrandom/startup_test\n",
                     failure
                 );
                 rng.source.pool.stop();
@@ -905,7 +906,7 @@ impl Engine {
                 ANSWER,
                 after
             ),
-            // So does the last answer of a device that is being pulled out: no reason for a warning.
+            // The last answer of a device that is pulled out, too: no reason for a warning.
             Failure::Split => dev_info!(dev, "an answer came in pieces, {}\n", after),
             Failure::TooLong => dev_warn!(dev, "more bytes than an answer has, {}\n", after),
             Failure::BadStatus(byte) => {
@@ -1035,7 +1036,8 @@ impl WorkItem for Scout {
             if !was_busy {
                 dev_info!(
                     device,
-                    "AlphaRNG is in use by another program, which keeps it; trying again until it is free\n"
+                    "AlphaRNG is in use by another program, which keeps it; \
+                     trying again until it is free\n"
                 );
             }
             self.source.scout.after(msecs_to_jiffies(BUSY_RETRY_MS));
