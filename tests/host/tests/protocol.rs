@@ -705,11 +705,7 @@ proptest! {
         for (event, bytes, wait) in events {
             now += wait;
             match event {
-                0 => {
-                    if protocol.transferred(now, bytes) == Step::Answer {
-                        protocol.used();
-                    }
-                }
+                0 if protocol.transferred(now, bytes) == Step::Answer => protocol.used(),
                 1 => { protocol.transfer_failed(now); }
                 2 => { protocol.tick(now); }
                 3 if protocol.may_send() => protocol.sent(now),

@@ -38,7 +38,7 @@ const NEW_SUITES: [(&str, &str); 2] = [("sid", "sid"), ("experimental", "sid")];
 
 /// The tests of the guest's that run with each kernel: those of what a new kernel, another compiler or
 /// another architecture may break. A name that ends with `::` stands for all tests of that file.
-pub const CORE_TESTS: [&str; 26] = [
+pub const CORE_TESTS: [&str; 27] = [
     "stock_cdc_acm::every_command_is_answered_byte_for_byte",
     "dd::",
     "read_table::",
@@ -59,6 +59,7 @@ pub const CORE_TESTS: [&str; 26] = [
     "takeover::held_tty_is_left_alone_and_taken_when_it_is_closed",
     "matrix::cdc_acm_absent",
     "faults::stalled_input",
+    "pipelining::as_many_commands_as_the_parameter_says",
     "load::refused_while_the_node_is_open",
     "load::unload_leaves_nothing",
     "load::hot_plug_loads_the_installed_module",
