@@ -224,9 +224,9 @@ impl Expected {
             "stopped at faulty block {}, not {stops}",
             (samples / BLOCK as u64).wrapping_sub(FIRST)
         );
-        // The next command goes out before a block is tested.
+        // The next two commands go out before a block is tested.
         let requests = Info::read()?.requests;
-        ensure!((FIRST + stops..=FIRST + stops + 1).contains(&requests));
+        ensure!((FIRST + stops..=FIRST + stops + 2).contains(&requests));
         let delivered = which(faulty, &bytes)?;
         if let Some(expected) = self.delivered {
             ensure!(
