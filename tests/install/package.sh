@@ -41,9 +41,11 @@ manual_page() {
 	[ $status = 0 ]
 	[ ! -s "$out" ]
 	# A file that is there, but is no manual page, ends well.
-	man --warnings -E UTF-8 -l -Tutf8 alrandom.4 > "$out" 2> "$out.warnings"
+	GROFF_NO_SGR=1 man --warnings -E UTF-8 -l -Tutf8 alrandom.4 > "$out.bold" 2> "$out.warnings"
 	cat "$out.warnings"
 	[ ! -s "$out.warnings" ]
+	# What is bold is printed twice, with a backspace between.
+	col -bx < "$out.bold" > "$out"
 	for section in NAME DESCRIPTION FILES ERRORS EXAMPLES 'SEE ALSO'; do
 		grep -x "$section" "$out"
 	done
