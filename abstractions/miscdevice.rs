@@ -33,7 +33,8 @@ use kernel::{
 
 /// What a file of the device can do.
 ///
-/// Files cannot be written to (`EINVAL`), have no position (`ESPIPE`), and support `splice(2)`.
+/// Files cannot be written to (`EINVAL`), have no position (`ESPIPE`), and support `splice(2)` and
+/// `sendfile(2)`.
 pub(crate) trait MiscDevice: Send + Sync + 'static {
     /// The name of the node in `/dev`.
     const NAME: &'static CStr;
@@ -65,6 +66,9 @@ const IOCB_NOWAIT: c_int = 0x8;
 
 /// `FMODE_NOWAIT` of [`include/linux/fs.h`](srctree/include/linux/fs.h), likewise.
 const FMODE_NOWAIT: bindings::fmode_t = 1 << 27;
+
+/// `FMODE_PREAD` and `FMODE_PWRITE` of [`include/linux/fs.h`](srctree/include/linux/fs.h), likewise.
+const FMODE_POSITIONED: bindings::fmode_t = (1 << 3) | (1 << 4);
 
 /// The C structures of a [`Registration`], which point to each other.
 struct Raw {
@@ -145,6 +149,7 @@ impl<T: MiscDevice> Registration<T> {
                 owner: module.as_ptr(),
                 open: Some(Self::open),
                 read_iter: Some(Self::read_iter),
+                llseek: Some(Self::llseek),
                 splice_read: Some(bindings::copy_splice_read),
                 poll: Some(Self::poll),
                 ..pin_init::zeroed()
@@ -205,13 +210,27 @@ impl<T: MiscDevice> Registration<T> {
     /// # Safety
     ///
     /// Called by the VFS for a file being opened.
-    unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+    unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: The file is being opened, so nobody else looks at its mode. Reads honour
         // `IOCB_NOWAIT`, which is what `FMODE_NOWAIT` says.
-        unsafe {
-            (*file).f_mode |= FMODE_NOWAIT;
-            bindings::stream_open(inode, file)
-        }
+        unsafe { (*file).f_mode = ((*file).f_mode | FMODE_NOWAIT) & !FMODE_POSITIONED };
+        0
+    }
+
+    /// Refuses to seek.
+    ///
+    /// C's `stream_open()` would do so by the file's mode; but `sendfile(2)` copies only from files
+    /// whose mode lets them be positioned (and then does not do it).
+    ///
+    /// # Safety
+    ///
+    /// Called by the VFS.
+    unsafe extern "C" fn llseek(
+        _file: *mut bindings::file,
+        _offset: bindings::loff_t,
+        _whence: c_int,
+    ) -> bindings::loff_t {
+        ESPIPE.to_errno().into()
     }
 
     /// # Safety

@@ -24,7 +24,10 @@ use rustix::{
     },
 };
 use std::{
-    fs::File,
+    fs::{
+        self,
+        File, //
+    },
     io::IoSliceMut,
     time::Duration, //
 };
@@ -33,7 +36,7 @@ use std::{
 pub(crate) const TESTS: &[Test] = tests![
     readv_fills_its_buffers_in_turn,
     splice_fills_a_pipe,
-    sendfile_is_einval,
+    sendfile_fills_a_file,
     io_uring_reads_in_full,
     io_uring_waits_for_bytes,
 ];
@@ -67,13 +70,26 @@ fn splice_fills_a_pipe(guest: &mut Guest) -> Result<()> {
     guest.stream().expect(&bytes)
 }
 
-/// sendfile(2) is refused, for it only copies from files that have a position; it uses nothing up.
-fn sendfile_is_einval(guest: &mut Guest) -> Result<()> {
+/// sendfile(2) copies to a file, without moving a position that the node does not have.
+fn sendfile_fills_a_file(guest: &mut Guest) -> Result<()> {
     let node = guest.start()?;
-    let file = File::create("/tmp/sent")?;
-    let sent = rustix::fs::sendfile(&file, &node, None, 100_000);
-    ensure!(sent == Err(Errno::INVAL), "{sent:?}");
-    guest.stream().expect(&node.read(100)?)
+    let path = "/tmp/sent";
+    let file = File::create(path)?;
+    let mut sent = 0;
+    while sent < 200_000 {
+        let count = rustix::fs::sendfile(&file, &node, None, 200_000 - sent)?;
+        ensure!(count > 0, "sendfile(2) sent nothing");
+        sent += count;
+    }
+    let mut stream = guest.stream();
+    stream.expect(&fs::read(path)?)?;
+    // Nothing was used up that did not arrive.
+    stream.expect(&node.read_all(20_000)?)?;
+    // A position cannot be asked for.
+    let mut position = 1;
+    let sent = rustix::fs::sendfile(&file, &node, Some(&mut position), 100);
+    ensure!(sent == Err(Errno::SPIPE), "{sent:?}");
+    stream.expect(&node.read_all(100)?)
 }
 
 /// io_uring gets what is asked for, and not more than the maximum.
