@@ -43,6 +43,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
+        atomic::Atomic,
         Arc,
         Mutex, //
     }, //
@@ -106,6 +107,12 @@ module_param! {
 }
 
 module_param! {
+    /// How many devices may be in use at once; looked at when one comes.
+    static MAX_DEVICES: i32 = 1, 1..=8;
+    "maxDevices", "devices to use at once, the others are kept in reserve (1 to 8, default: 1)";
+}
+
+module_param! {
     /// How many commands a device may have under way at once; looked at when one comes.
     static MAX_COMMANDS: i32 = 2, 1..=4;
     "maxCommands", "commands that a device may have under way at once (1 to 4, default: 2)";
@@ -129,14 +136,16 @@ pub(crate) struct Source {
     /// The bytes.
     #[pin]
     pub(crate) pool: pool::Pool,
-    /// The numbers; `None` without a device.
+    /// The numbers of the devices, by their places in the pool.
     #[pin]
-    pub(crate) report: Mutex<Option<procfs::Report>>,
+    pub(crate) reports: Mutex<[Option<procfs::Report>; pool::MAX_DEVICES]>,
     /// How to have somebody look for a device.
     pub(crate) scout: Arc<Trigger>,
-    /// What that somebody remembers.
+    /// The devices that the scout leaves alone.
     #[pin]
-    pub(crate) scout_memory: Mutex<alrandom_usb::ScoutMemory>,
+    pub(crate) left: Mutex<alrandom_usb::Left>,
+    /// There is a device that could be used, but another program uses it.
+    pub(crate) busy: Atomic<bool>,
 }
 
 /// The module: everything that is registered.
@@ -195,12 +204,14 @@ impl kernel::InPlaceModule for AlRandom {
             let source_scout = scout.clone();
             let keeper = Trigger::new(c"alrandom-hwrng")?;
             let health_watcher = keeper.clone();
+            let pool = pool::Pool::new(health_watcher)?;
             let source = Arc::pin_init(
                 pin_init!(Source {
-                    pool <- pool::Pool::new(health_watcher),
-                    report <- new_mutex!(None),
+                    pool <- pool,
+                    reports <- new_mutex!([const { None }; pool::MAX_DEVICES]),
                     scout: source_scout,
-                    scout_memory <- new_mutex!(alrandom_usb::ScoutMemory::default()),
+                    left <- new_mutex!(alrandom_usb::Left::default()),
+                    busy: Atomic::new(false),
                 }),
                 GFP_KERNEL,
             )?;

@@ -12,6 +12,7 @@ use crate::{
     abstractions::{
         sensitive::SensitiveBuffer,
         usb::{
+            Address,
             Device,
             DeviceId,
             Driver,
@@ -36,7 +37,7 @@ use crate::{
     },
     pool::{
         Block,
-        Pool, //
+        Slot, //
     },
     procfs::Report,
     protocol::{
@@ -57,6 +58,7 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::Relaxed,
         Arc,
         Mutex, //
     },
@@ -106,6 +108,54 @@ impl AlphaRngDriver {
     pub(crate) fn new(source: Arc<Source>) -> Result<Arc<Self>> {
         Ok(Arc::new(Self { source }, GFP_KERNEL)?)
     }
+
+    /// Makes what works on the device at `slot` of the pool.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    fn start(
+        &self,
+        slot: Slot,
+        device: &Device,
+        interface: &Interface,
+        control: Option<&Interface>,
+        trigger: Arc<Trigger>,
+        lanes: Lanes,
+    ) -> Result<KBox<Worker<AlphaRng>>> {
+        let mut health = Health::new(min_entropy());
+        health.attach();
+        let wake = trigger.clone();
+        let rng = Arc::pin_init(
+            try_pin_init!(AlphaRng {
+                source: self.source.clone(),
+                slot,
+                device: ARef::from(device),
+                interface: ARef::from(interface),
+                // Before the data interface, where no descriptor tells.
+                control: control
+                    .map_or(interface.number().saturating_sub(1), Interface::number),
+                trigger: wake,
+                engine <- new_mutex!(Engine {
+                    protocol: Protocol::new(0, lanes.len()),
+                    lanes,
+                    origin: Instant::now(),
+                    health,
+                    answers: 0,
+                    paused: false,
+                    clear_rx: false,
+                    clear_tx: false,
+                    refused: false,
+                    told_refused: false,
+                    tests_disabled: crate::DISABLE_STATISTICAL_TESTS.get(),
+                    log_protocol: RateLimit::default(),
+                    log_health: RateLimit::default(),
+                }),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+        Ok(KBox::new(Worker::new(trigger, rng)?, GFP_KERNEL)?)
+    }
 }
 
 impl Driver for AlphaRngDriver {
@@ -134,62 +184,37 @@ impl Driver for AlphaRngDriver {
         }
 
         // Next to the data interface by custom, named by its union descriptor for certain.
-        let number = interface.number();
-        let control = find_control(device, number);
-
+        let control = find_control(device, interface.number());
         let trigger = Trigger::new(c"alrandom")?;
         let limit = max_commands();
         let lanes = Lanes::new(limit, device, bulk_in, bulk_out, &trigger)?;
-        let wake = trigger.clone();
-        let mut health = Health::new(min_entropy());
-        health.attach();
-        let rng = Arc::pin_init(
-            try_pin_init!(AlphaRng {
-                source: self.source.clone(),
-                device: ARef::from(&**device),
-                interface: ARef::from(interface),
-                control: control.map_or(number.saturating_sub(1), Interface::number),
-                trigger: wake,
-                engine <- new_mutex!(Engine {
-                    lanes,
-                    origin: Instant::now(),
-                    protocol: Protocol::new(0, limit),
-                    health,
-                    answers: 0,
-                    paused: false,
-                    clear_rx: false,
-                    clear_tx: false,
-                    refused: false,
-                    told_refused: false,
-                    tests_disabled: crate::DISABLE_STATISTICAL_TESTS.get(),
-                    log_protocol: RateLimit::default(),
-                    log_health: RateLimit::default(),
-                }),
-            }? Error),
-            GFP_KERNEL,
-        )?;
 
-        // One device is used; another one is left alone (here, and to the serial driver).
-        self.source
+        // Only so many devices are used; another one is left alone (here, and to the serial driver).
+        let blocks = BLOCKS.max(limit.saturating_add(2));
+        let slot = self
+            .source
             .pool
-            .attach(trigger.clone(), BLOCKS.max(limit.saturating_add(2)), BUFFER)
+            .attach(max_devices(), trigger.clone(), blocks, BUFFER)
             .inspect_err(|error| {
                 if *error != EBUSY {
                     dev_err!(interface, "out of memory for the device's buffers\n");
                 }
             })
             .map_err(|error| if error == EBUSY { ENODEV } else { error })?;
-        let data = Worker::new(trigger, rng)
-            .and_then(|worker| Ok(KBox::new(worker, GFP_KERNEL)?))
-            .inspect_err(|_| self.source.pool.detach())?;
+        let data = self
+            .start(slot, device, interface, control, trigger, lanes)
+            .inspect_err(|_| self.source.pool.detach(slot, false))?;
 
         if let Some(control) = control {
             // So that the serial driver, should it come later, finds nothing to do. Where another
             // driver has it, only that is lost.
             let _ = device.claim(interface, control);
         }
-        *self.source.report.lock() = Some(Report::default());
-        self.source.scout_memory.lock().left = None;
+        let address = device.address();
+        if let Some(report) = self.source.reports.lock().get_mut(slot.index()) {
+            *report = Some(Report::new(address));
+        }
+        self.source.left.lock().remove(address);
         data.item().set_line_state(cdc::DTR_RTS);
         dev_info!(interface, "AlphaRNG in use as /dev/alrandom\n");
         data.trigger().now();
@@ -201,8 +226,11 @@ impl Driver for AlphaRngDriver {
         // First the work ends, then the readers are told; then nobody is left who could submit a
         // request, and they end with the last reference.
         drop(data);
-        self.source.pool.detach();
-        *self.source.report.lock() = None;
+        self.source.left.lock().add(device.address());
+        if let Some(report) = self.source.reports.lock().get_mut(rng.slot.index()) {
+            *report = None;
+        }
+        self.source.pool.detach(rng.slot, has_spare(&self.source));
         rng.engine.lock().shut_down();
         rng.set_line_state(0);
         if let Some(control) = find_control(device, interface.number()) {
@@ -211,8 +239,6 @@ impl Driver for AlphaRngDriver {
             }
         }
         dev_info!(interface, "AlphaRNG no longer in use\n");
-
-        self.source.scout_memory.lock().left = Some(rng.device.address());
         self.source.scout.now();
     }
 
@@ -224,7 +250,7 @@ impl Driver for AlphaRngDriver {
         if reset {
             data.item().set_line_state(cdc::DTR_RTS);
         }
-        data.item().engine.lock().start_again(&self.source);
+        data.item().engine.lock().start_again(data.item());
         data.trigger().now();
     }
 }
@@ -250,11 +276,35 @@ fn max_commands() -> usize {
     usize::try_from(crate::MAX_COMMANDS.get()).unwrap_or(1)
 }
 
+/// How many devices may be in use at once, as the parameter says.
+fn max_devices() -> usize {
+    // The parameter is kept in range, so the fallback is never used.
+    usize::try_from(crate::MAX_DEVICES.get()).unwrap_or(1)
+}
+
+/// Whether there is a device that could be used besides those that are, or were.
+fn has_spare(source: &Source) -> bool {
+    let mut spare = false;
+    Device::for_each(&mut |device| {
+        spare = spare || (device.is_in(&TABLE) && !is_known(source, device.address()));
+    });
+    spare
+}
+
+/// Whether the device with this address is in use, or is not to be used again.
+fn is_known(source: &Source, address: Address) -> bool {
+    let reports = source.reports.lock();
+    let mut used = reports.iter().flatten();
+    used.any(|report| report.address == address) || source.left.lock().contains(address)
+}
+
 /// A device in use.
 #[pin_data]
 pub(crate) struct AlphaRng {
     /// Where the bytes go.
     source: Arc<Source>,
+    /// The device's place there.
+    slot: Slot,
     /// The device.
     device: ARef<Device>,
     /// Its data interface.
@@ -363,9 +413,9 @@ impl Lane {
     }
 
     /// Makes sure that there is a buffer for the answer.
-    fn have_buffer(&mut self, pool: &Pool) -> bool {
+    fn have_buffer(&mut self, rng: &AlphaRng) -> bool {
         if self.spare.is_none() && !self.rx.is_submitted() {
-            self.spare = pool.take_free();
+            self.spare = rng.source.pool.take_free(rng.slot);
         }
         self.spare.is_some() || self.rx.is_submitted()
     }
@@ -492,13 +542,13 @@ impl Engine {
     /// After a suspend or a reset: the line may hold anything, and the source must prove itself.
     ///
     /// A source that a health test has stopped stays stopped.
-    fn start_again(&mut self, source: &Source) {
+    fn start_again(&mut self, rng: &AlphaRng) {
         let now = self.now();
         self.paused = false;
         self.protocol.restart(now);
         if !self.health.is_stopped() {
             self.health.restart();
-            source.pool.resume();
+            rng.source.pool.resume(rng.slot);
         }
     }
 
@@ -542,7 +592,7 @@ impl Engine {
 
     /// Does what readers and root have asked for.
     fn heed_demands(&mut self, rng: &AlphaRng) {
-        let demands = rng.source.pool.take_demands();
+        let demands = rng.source.pool.take_demands(rng.slot);
         let now = self.now();
         if demands.start_up_test {
             self.health.restart();
@@ -553,7 +603,7 @@ impl Engine {
         }
         if demands.retry || demands.start_up_test {
             if !self.health.is_stopped() {
-                rng.source.pool.resume();
+                rng.source.pool.resume(rng.slot);
             }
             self.publish_report(rng);
         }
@@ -591,7 +641,7 @@ impl Engine {
         }
         if !self.protocol.is_ready() && !self.refused {
             let lane = self.lanes.get(0)?;
-            if !lane.rx.is_submitted() && lane.have_buffer(&rng.source.pool) {
+            if !lane.rx.is_submitted() && lane.have_buffer(rng) {
                 return Some(Step::Read);
             }
         }
@@ -607,7 +657,7 @@ impl Engine {
     /// Whether there is all that a request takes.
     fn can_request(&mut self, rng: &AlphaRng) -> bool {
         self.next_lane()
-            .is_some_and(|lane| lane.command.is_some() && lane.have_buffer(&rng.source.pool))
+            .is_some_and(|lane| lane.command.is_some() && lane.have_buffer(rng))
     }
 
     /// A transfer to the device has ended.
@@ -666,7 +716,11 @@ impl Engine {
                     Failure::Silent(_) => ETIMEDOUT,
                     _ => EIO,
                 };
-                rng.source.pool.fail(error);
+                self.publish_report(rng);
+                rng.source
+                    .pool
+                    .fail(rng.slot, error, has_spare(&rng.source));
+                rng.source.scout.now();
             }
         }
     }
@@ -695,7 +749,7 @@ impl Engine {
         let Some(lane) = self.lanes.get(behind) else {
             return;
         };
-        if lane.rx.is_submitted() || self.paused || !lane.have_buffer(&rng.source.pool) {
+        if lane.rx.is_submitted() || self.paused || !lane.have_buffer(rng) {
             return;
         }
         let Some(buffer) = lane.spare.take() else {
@@ -793,7 +847,7 @@ impl Engine {
 
         if self.health.is_stopped() {
             // The answer to a command that was under way when the source stopped.
-            rng.source.pool.give_back(buffer);
+            rng.source.pool.give_back(rng.slot, buffer);
             return self.publish_report(rng);
         }
         let decision = match status {
@@ -811,7 +865,9 @@ impl Engine {
             Decision::Deliver => {
                 let wanted = usize::try_from(crate::BYTES_PER_SAMPLE.get()).unwrap_or(DATA);
                 let start = DATA.saturating_sub(wanted);
-                rng.source.pool.publish(Block::new(buffer, start, DATA));
+                rng.source
+                    .pool
+                    .publish(rng.slot, Block::new(buffer, start, DATA));
             }
             Decision::Discard(why) => {
                 if let Why::Failure(failure) = why {
@@ -824,7 +880,7 @@ impl Engine {
                         );
                     }
                 }
-                rng.source.pool.give_back(buffer);
+                rng.source.pool.give_back(rng.slot, buffer);
             }
             Decision::Stop(failure) => {
                 dev_err!(
@@ -833,16 +889,18 @@ impl Engine {
                      write 1 to /sys/class/misc/alrandom/startup_test\n",
                     failure
                 );
-                rng.source.pool.stop();
-                rng.source.pool.give_back(buffer);
+                rng.source.pool.stop(rng.slot, has_spare(&rng.source));
+                rng.source.pool.give_back(rng.slot, buffer);
+                rng.source.scout.now();
             }
         }
     }
 
     /// Makes the numbers public.
     fn publish_report(&self, rng: &AlphaRng) {
-        let mut report = rng.source.report.lock();
-        if let Some(report) = &mut *report {
+        let mut reports = rng.source.reports.lock();
+        if let Some(Some(report)) = reports.get_mut(rng.slot.index()) {
+            report.works = !self.protocol.is_dead() && !self.health.is_stopped();
             report.answers = self.answers;
             report.vendor = *self.health.vendor();
             report.min_entropy = min_entropy().get();
@@ -856,7 +914,7 @@ impl Engine {
         // What comes from here on comes to the first lane; the others' buffers are for the pool.
         for behind in 1..self.lanes.len() {
             if let Some(buffer) = self.lanes.get(behind).and_then(|lane| lane.spare.take()) {
-                rng.source.pool.give_back(buffer);
+                rng.source.pool.give_back(rng.slot, buffer);
             }
         }
         let endpoints = |lane: &mut Lane| (lane.rx.endpoint(), lane.tx.endpoint());
@@ -921,17 +979,38 @@ impl Engine {
     }
 }
 
-/// What the [`Scout`] remembers.
+/// The addresses of the devices that were used and are no more, which root may have unbound on
+/// purpose: they are not taken again without being replugged.
 #[derive(Default)]
-pub(crate) struct ScoutMemory {
-    /// The address of the device that was used last, which root may have unbound on purpose: it is
-    /// not taken again without being replugged.
-    left: Option<(c_int, c_int)>,
-    /// There is a device, but another program uses it.
-    pub(crate) busy: bool,
+pub(crate) struct Left(KVec<Address>);
+
+impl Left {
+    /// The device with this address is used no more.
+    fn add(&mut self, address: Address) {
+        if !self.contains(address) {
+            // Without memory it is taken again, where it was not unplugged.
+            let _ = self.0.push(address, GFP_KERNEL);
+        }
+    }
+
+    /// Whether the device with this address was used and is no more.
+    fn contains(&self, address: Address) -> bool {
+        self.0.contains(&address)
+    }
+
+    /// The device with this address is used.
+    fn remove(&mut self, address: Address) {
+        self.0.retain(|left| *left != address);
+    }
+
+    /// These are the devices that are there.
+    fn keep_only(&mut self, devices: &[ARef<Device>]) {
+        self.0
+            .retain(|left| devices.iter().any(|device| device.address() == *left));
+    }
 }
 
-/// Looks for a device to use.
+/// Looks for devices to use.
 pub(crate) struct Scout {
     /// Where the bytes go.
     source: Arc<Source>,
@@ -1000,12 +1079,16 @@ impl Scout {
     }
 }
 
+impl Drop for Scout {
+    fn drop(&mut self) {
+        // Readers must not wait for somebody who does not look any more.
+        self.source.pool.close();
+    }
+}
+
 impl WorkItem for Scout {
     fn run(&self) {
-        if self.source.pool.has_device() {
-            self.source.scout_memory.lock().busy = false;
-            return;
-        }
+        let search = self.source.pool.search();
         let mut devices = KVec::new();
         Device::for_each(&mut |device| {
             // Without memory some are left out; the next arrival or read looks again.
@@ -1013,25 +1096,23 @@ impl WorkItem for Scout {
                 let _ = devices.push(ARef::from(device), GFP_KERNEL);
             }
         });
+        self.source.left.lock().keep_only(&devices);
 
-        let left = self.source.scout_memory.lock().left;
+        let has_room = || self.source.pool.has_room(max_devices());
         let mut busy = None;
         for device in &devices {
-            if left == Some(device.address()) {
-                continue;
-            }
-            match self.take(&device.lock()) {
-                Find::Taken => {
-                    busy = None;
-                    break;
-                }
-                Find::Busy => busy = Some(device),
-                Find::Nothing => {}
+            if has_room()
+                && !is_known(&self.source, device.address())
+                && self.take(&device.lock()) == Find::Busy
+            {
+                busy = Some(device);
             }
         }
+        let busy = busy.filter(|_| has_room());
+        self.source.pool.search_ended(search);
 
-        let was_busy =
-            core::mem::replace(&mut self.source.scout_memory.lock().busy, busy.is_some());
+        let was_busy = self.source.busy.load(Relaxed);
+        self.source.busy.store(busy.is_some(), Relaxed);
         if let Some(device) = busy {
             if !was_busy {
                 dev_info!(

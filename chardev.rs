@@ -19,6 +19,7 @@ use kernel::{
     iov::IovIterDest,
     prelude::*,
     sync::{
+        atomic::Relaxed,
         poll::PollTable,
         Arc, //
     }, //
@@ -52,7 +53,7 @@ impl MiscDevice for Node {
 
     fn read(&self, to: &mut IovIterDest<'_>, nonblocking: bool) -> Result<usize> {
         // A device that another program was using may be free by now.
-        if !nonblocking && self.source.scout_memory.lock().busy {
+        if !nonblocking && self.source.busy.load(Relaxed) {
             self.source.scout.now();
             self.source.scout.flush();
         }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tested blocks between the device and its readers.
+//! Tested blocks between the devices and their readers.
 //!
-//! A handful of blocks circulates: free, filled by the device, ready, read, wiped, free again.
-//! They are allocated when a device comes and freed when it goes, and each of them is owned by one
-//! party at a time: a free or ready one by the pool, one being filled by the device's request, one
-//! that is copied as a whole by its reader.
+//! A handful of blocks circulates for each device: free, filled by the device, ready, read, wiped,
+//! free again. They are allocated when the device comes and freed when it goes, and each of them is
+//! owned by one party at a time: a free or ready one by the pool, one being filled by the device's
+//! request, one that is copied as a whole by its reader. Readers take what is ready in the order in
+//! which it became so, whichever device it came from.
 //!
 //! The lock is never held while its holder sleeps for anything else: copies to user space are made
 //! with page faults disabled, and the missing pages are brought in without the lock.
@@ -47,6 +48,9 @@ use kernel::{
 
 /// The most blocks that can circulate for a device.
 pub(crate) const MAX_BLOCKS: usize = 6;
+
+/// The most devices that can be here at once, working or not.
+pub(crate) const MAX_DEVICES: usize = 8;
 
 /// From how many bytes on a reader takes a whole block to copy it without the lock.
 const LARGE: usize = 4096;
@@ -98,10 +102,10 @@ impl Block {
     }
 }
 
-/// A queue with room for the blocks of a device.
+/// A queue whose room is allocated when it is made.
 struct Queue<T> {
     /// The elements, from `first` on, around the end.
-    slots: [Option<T>; MAX_BLOCKS],
+    slots: KVec<Option<T>>,
     /// Index of the first element.
     first: usize,
     /// How many elements there are.
@@ -109,46 +113,59 @@ struct Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// An empty queue.
-    const fn new() -> Self {
-        Self {
-            slots: [const { None }; MAX_BLOCKS],
+    /// An empty queue with room for `room` elements.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    fn new(room: usize) -> Result<Self> {
+        let mut slots = KVec::with_capacity(room, GFP_KERNEL)?;
+        for _ in 0..room {
+            slots.push(None, GFP_KERNEL)?;
+        }
+        Ok(Self {
+            slots,
             first: 0,
             len: 0,
+        })
+    }
+
+    /// The index so many behind `index`, around the end; both are at most the room.
+    fn behind(&self, index: usize, count: usize) -> usize {
+        let index = index.saturating_add(count);
+        index.checked_sub(self.slots.len()).unwrap_or(index)
+    }
+
+    /// Puts an element at an index, where the queue is not full; gives it back where it is.
+    fn put(&mut self, index: usize, element: T) -> Result<(), T> {
+        let full = self.len >= self.slots.len();
+        match self.slots.get_mut(index) {
+            Some(slot) if !full => {
+                *slot = Some(element);
+                self.len = self.len.saturating_add(1);
+                Ok(())
+            }
+            _ => Err(element),
         }
     }
 
     /// Puts an element behind the last; gives it back where the queue is full.
     fn push_back(&mut self, element: T) -> Result<(), T> {
-        let index = self.first.wrapping_add(self.len) % MAX_BLOCKS;
-        match self.slots.get_mut(index) {
-            Some(slot) if self.len < MAX_BLOCKS => {
-                *slot = Some(element);
-                self.len = self.len.saturating_add(1);
-                Ok(())
-            }
-            _ => Err(element),
-        }
+        self.put(self.behind(self.first, self.len), element)
     }
 
     /// Puts an element before the first; gives it back where the queue is full.
     fn push_front(&mut self, element: T) -> Result<(), T> {
-        let index = self.first.wrapping_add(MAX_BLOCKS - 1) % MAX_BLOCKS;
-        match self.slots.get_mut(index) {
-            Some(slot) if self.len < MAX_BLOCKS => {
-                *slot = Some(element);
-                self.first = index;
-                self.len = self.len.saturating_add(1);
-                Ok(())
-            }
-            _ => Err(element),
-        }
+        let index = self.behind(self.first, self.slots.len().saturating_sub(1));
+        self.put(index, element)?;
+        self.first = index;
+        Ok(())
     }
 
     /// Takes the first element.
     fn pop_front(&mut self) -> Option<T> {
         let element = self.slots.get_mut(self.first)?.take()?;
-        self.first = self.first.wrapping_add(1) % MAX_BLOCKS;
+        self.first = self.behind(self.first, 1);
         self.len = self.len.saturating_sub(1);
         Some(element)
     }
@@ -159,7 +176,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// Whether bytes can be expected.
+/// Whether bytes can be expected, from a device or from all of them.
 #[derive(Clone, Copy)]
 enum State {
     /// There is no device.
@@ -184,7 +201,7 @@ impl State {
     }
 }
 
-/// What readers and root want of the device's driver.
+/// What readers and root want of a device's driver.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Demands {
     /// A reader wants a device that was given up to be tried again.
@@ -193,64 +210,151 @@ pub(crate) struct Demands {
     pub(crate) start_up_test: bool,
 }
 
-/// What the lock protects.
-struct Inner {
-    /// Whether bytes can be expected.
+/// The place of a device in the pool: an index below [`MAX_DEVICES`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot(usize);
+
+impl Slot {
+    /// The index.
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// Where a block comes from, and when.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Origin {
+    /// The place of the device.
+    slot: Slot,
+    /// Which device it was there: [`Supplier::epoch`].
+    epoch: u32,
+    /// Behind how many stops: [`Supplier::stops`].
+    stops: u32,
+}
+
+/// A device, as far as the pool is concerned.
+struct Supplier {
+    /// Whether bytes can be expected from it; never [`State::Absent`].
     state: State,
-    /// Blocks to read from, oldest first.
-    ready: Queue<Block>,
     /// Wiped buffers.
     free: Queue<SensitiveBuffer>,
-    /// How the device's driver is told that there is something for it to do.
-    driver: Option<Arc<Trigger>>,
-    /// What it has not been told yet.
+    /// How its driver is told that there is something for it to do.
+    driver: Arc<Trigger>,
+    /// What the driver has not been told yet.
     demands: Demands,
-    /// Counts devices, so that a buffer finds out whether its own is still there.
+    /// Tells the device from others that had its place.
     epoch: u32,
     /// Counts stops and start-up tests, so that a block from before one is not read after it.
     stops: u32,
-    /// Counts how often the device was given up.
-    failures: u32,
-    /// Why it was given up last.
-    last_failure: Error,
-    /// It was given up, and the read that noticed had bytes to return instead.
-    owed: bool,
-    /// Readers asleep.
-    sleepers: usize,
     /// A block has passed since the device came, and no health test has stopped it since.
     healthy: bool,
 }
 
+/// What the lock protects.
+struct Inner {
+    /// The devices.
+    suppliers: [Option<Supplier>; MAX_DEVICES],
+    /// Blocks to read from, oldest first.
+    ready: Queue<(Block, Origin)>,
+    /// Counts devices, so that a buffer finds out whether its own is still there.
+    epoch: u32,
+    /// Counts how often there was a search for another device.
+    searches: u32,
+    /// The last of these searches goes on.
+    searching: bool,
+    /// There will be no search any more.
+    closed: bool,
+    /// Counts how often all devices were given up.
+    failures: u32,
+    /// Why they were given up last.
+    last_failure: Error,
+    /// All devices are given up.
+    failed: bool,
+    /// They were given up, and the read that noticed had bytes to return instead.
+    owed: bool,
+    /// Readers asleep.
+    sleepers: usize,
+    /// What [`Pool::is_healthy`] says.
+    healthy: bool,
+}
+
 impl Inner {
-    /// The present.
-    fn time(&self) -> Time {
-        Time {
-            epoch: self.epoch,
-            stops: self.stops,
+    /// The device at a place.
+    fn supplier(&mut self, slot: Slot) -> Option<&mut Supplier> {
+        self.suppliers.get_mut(slot.0)?.as_mut()
+    }
+
+    /// The device that a block comes from, while it is there.
+    fn supplier_of(&mut self, origin: Origin) -> Option<&mut Supplier> {
+        self.supplier(origin.slot)
+            .filter(|supplier| supplier.epoch == origin.epoch)
+    }
+
+    /// Whether bytes can be expected.
+    fn state(&self) -> State {
+        let mut state = State::Absent;
+        for supplier in self.suppliers.iter().flatten() {
+            match (supplier.state, state) {
+                (State::Running, _) => return State::Running,
+                // What a reader can do something about comes first.
+                (State::Failed(_), State::Absent | State::Stopped)
+                | (State::Stopped, State::Absent) => state = supplier.state,
+                _ => {}
+            }
+        }
+        if self.searching {
+            State::Running
+        } else {
+            state
         }
     }
 
-    /// Lets the device's driver run.
-    fn wake_driver(&self) {
-        if let Some(driver) = &self.driver {
-            driver.now();
-        }
+    /// How many devices work, as far as is known.
+    fn working(&self) -> usize {
+        let suppliers = self.suppliers.iter().flatten();
+        suppliers
+            .filter(|supplier| matches!(supplier.state, State::Running))
+            .count()
     }
 
-    /// Wipes what is ready, and what readers have taken out to copy from when they put it back.
-    fn discard_ready(&mut self) {
-        self.stops = self.stops.wrapping_add(1);
-        while let Some(block) = self.ready.pop_front() {
-            self.recycle(block.into_wiped(), self.epoch);
+    /// Whether one more device may be used, of `limit` at once.
+    fn has_room(&self, limit: usize) -> bool {
+        self.working() < limit && self.suppliers.iter().any(Option::is_none)
+    }
+
+    /// Wipes what is ready from a device, and what readers have taken out to copy from when they
+    /// put it back.
+    fn discard_ready(&mut self, slot: Slot) {
+        if let Some(supplier) = self.supplier(slot) {
+            supplier.stops = supplier.stops.wrapping_add(1);
+        }
+        for _ in 0..self.ready.len {
+            let Some((block, origin)) = self.ready.pop_front() else {
+                break;
+            };
+            if origin.slot == slot {
+                self.recycle(block.into_wiped(), origin);
+            } else {
+                // There is room: it was just taken out.
+                let _ = self.ready.push_back((block, origin));
+            }
         }
     }
 
     /// Keeps a wiped buffer for the device that it belongs to, or frees it.
-    fn recycle(&mut self, buffer: SensitiveBuffer, epoch: u32) {
-        if epoch == self.epoch && self.driver.is_some() {
+    fn recycle(&mut self, buffer: SensitiveBuffer, origin: Origin) {
+        if let Some(supplier) = self.supplier_of(origin) {
             // There is room for all buffers of a device, and a surplus one may be freed as well.
-            let _ = self.free.push_back(buffer);
-            self.wake_driver();
+            let _ = supplier.free.push_back(buffer);
+            supplier.driver.now();
+        }
+    }
+
+    /// Readers wait for the outcome of a search for another device, if there can be one.
+    fn begin_search(&mut self) {
+        if !self.closed {
+            self.searches = self.searches.wrapping_add(1);
+            self.searching = true;
         }
     }
 }
@@ -268,186 +372,266 @@ pub(crate) struct Pool {
     watcher: Arc<Trigger>,
 }
 
-/// When a block was taken out of the pool.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Time {
-    /// Which device it came from: [`Inner::epoch`].
-    epoch: u32,
-    /// Behind how many stops: [`Inner::stops`].
-    stops: u32,
-}
-
 /// What a reader does next.
 enum Turn {
     /// Go on.
     Again,
     /// Bring in the reader's pages, then go on.
     Fault,
-    /// Copy this block, taken at this time.
-    Copy(Block, Time),
+    /// Copy this block.
+    Copy(Block, Origin),
     /// Nothing can be had.
     Empty,
 }
 
 impl Pool {
     /// An empty pool without a device; `watcher` is used whenever [`Self::is_healthy`] changes.
-    pub(crate) fn new(watcher: Arc<Trigger>) -> impl PinInit<Self> {
-        pin_init!(Self {
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(watcher: Arc<Trigger>) -> Result<impl PinInit<Self>> {
+        let ready = Queue::new(MAX_BLOCKS * MAX_DEVICES)?;
+        Ok(pin_init!(Self {
             inner <- new_mutex!(Inner {
-                state: State::Absent,
-                ready: Queue::new(),
-                free: Queue::new(),
-                driver: None,
-                demands: Demands::default(),
+                suppliers: [const { None }; MAX_DEVICES],
+                ready,
                 epoch: 0,
-                stops: 0,
+                searches: 0,
+                searching: false,
+                closed: false,
                 failures: 0,
                 last_failure: EIO,
+                failed: false,
                 owed: false,
                 sleepers: 0,
                 healthy: false,
             }),
             watcher,
             readers <- new_poll_condvar!(),
-        })
+        }))
     }
 
     /// A device has come: its driver is woken by `driver`, and `count` blocks of `size` bytes, at
-    /// most [`MAX_BLOCKS`], circulate from now on.
+    /// most [`MAX_BLOCKS`], circulate for it from now on.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, and `EBUSY` where another device is in use.
-    pub(crate) fn attach(&self, driver: Arc<Trigger>, count: usize, size: usize) -> Result {
-        // Allocated without the lock, which readers wait for.
-        let mut buffers = Queue::new();
-        for _ in 0..count.min(MAX_BLOCKS) {
-            // There is room: the queue was empty.
-            let _ = buffers.push_back(SensitiveBuffer::new(size)?);
-        }
-
-        let mut inner = self.inner.lock();
-        if inner.driver.is_some() {
+    /// `ENOMEM`, and `EBUSY` where `limit` devices work already.
+    pub(crate) fn attach(
+        &self,
+        limit: usize,
+        driver: Arc<Trigger>,
+        count: usize,
+        size: usize,
+    ) -> Result<Slot> {
+        // Without the lock, which readers wait for, and not for nothing.
+        if !self.has_room(limit) {
             return Err(EBUSY);
         }
-        inner.epoch = inner.epoch.wrapping_add(1);
-        inner.free = buffers;
-        inner.driver = Some(driver);
-        inner.demands = Demands::default();
+        let mut free = Queue::new(MAX_BLOCKS)?;
+        for _ in 0..count.min(MAX_BLOCKS) {
+            // There is room: the queue was empty.
+            let _ = free.push_back(SensitiveBuffer::new(size)?);
+        }
+
+        let mut inner = self.inner.lock();
+        if !inner.has_room(limit) {
+            return Err(EBUSY);
+        }
+        let epoch = inner.epoch.wrapping_add(1);
+        let vacant = inner.suppliers.iter().position(Option::is_none);
+        let index = vacant.ok_or(EBUSY)?;
+        let place = inner.suppliers.get_mut(index).ok_or(EBUSY)?;
+        *place = Some(Supplier {
+            state: State::Running,
+            free,
+            driver,
+            demands: Demands::default(),
+            epoch,
+            stops: 0,
+            healthy: false,
+        });
+        inner.epoch = epoch;
         inner.owed = false;
-        self.set_state(&mut inner, State::Running);
-        Ok(())
+        self.changed(&mut inner);
+        Ok(Slot(index))
     }
 
-    /// The device is gone: what was ready is wiped, and readers are woken.
-    pub(crate) fn detach(&self) {
+    /// A device is gone: what was ready from it is wiped, and readers are woken; where `searched`
+    /// they wait for the outcome of a search for another one.
+    pub(crate) fn detach(&self, slot: Slot, searched: bool) {
         let mut inner = self.inner.lock();
-        inner.driver = None;
-        inner.free = Queue::new();
-        inner.ready = Queue::new();
-        self.set_state(&mut inner, State::Absent);
-        self.set_healthy(&mut inner, false);
+        inner.discard_ready(slot);
+        if let Some(place) = inner.suppliers.get_mut(slot.0) {
+            *place = None;
+        }
+        if searched {
+            inner.begin_search();
+        }
+        self.changed(&mut inner);
     }
 
-    /// Whether a device is in use.
-    pub(crate) fn has_device(&self) -> bool {
-        self.inner.lock().driver.is_some()
+    /// Whether one more device may be used, of `limit` at once.
+    pub(crate) fn has_room(&self, limit: usize) -> bool {
+        self.inner.lock().has_room(limit)
     }
 
-    /// All retries failed; readers get `error` after what is ready.
-    pub(crate) fn fail(&self, error: Error) {
+    /// All retries of a device failed; readers get `error` after what is ready, unless another
+    /// device works or is found, which is `searched` for.
+    pub(crate) fn fail(&self, slot: Slot, error: Error, searched: bool) {
         let mut inner = self.inner.lock();
-        inner.failures = inner.failures.wrapping_add(1);
-        inner.last_failure = error;
-        self.set_state(&mut inner, State::Failed(error));
+        if let Some(supplier) = inner.supplier(slot) {
+            supplier.state = State::Failed(error);
+        }
+        if searched {
+            inner.begin_search();
+        }
+        self.changed(&mut inner);
     }
 
-    /// A health test stopped the source: what was ready is not to be trusted either.
-    pub(crate) fn stop(&self) {
+    /// A health test stopped a device: what was ready from it is not to be trusted either. Another
+    /// one may be `searched` for.
+    pub(crate) fn stop(&self, slot: Slot, searched: bool) {
         let mut inner = self.inner.lock();
-        inner.discard_ready();
-        self.set_state(&mut inner, State::Stopped);
-        self.set_healthy(&mut inner, false);
+        inner.discard_ready(slot);
+        if let Some(supplier) = inner.supplier(slot) {
+            supplier.state = State::Stopped;
+            supplier.healthy = false;
+        }
+        if searched {
+            inner.begin_search();
+        }
+        self.changed(&mut inner);
     }
 
-    /// The device is being tried again.
-    pub(crate) fn resume(&self) {
+    /// A device is being tried again.
+    pub(crate) fn resume(&self, slot: Slot) {
         let mut inner = self.inner.lock();
-        if inner.driver.is_some() {
-            self.set_state(&mut inner, State::Running);
+        if let Some(supplier) = inner.supplier(slot) {
+            supplier.state = State::Running;
+            self.changed(&mut inner);
         }
     }
 
-    /// Takes a wiped buffer to fill, if there is one.
-    pub(crate) fn take_free(&self) -> Option<SensitiveBuffer> {
-        self.inner.lock().free.pop_front()
+    /// The number of the search that readers wait for, or waited for last.
+    pub(crate) fn search(&self) -> u32 {
+        self.inner.lock().searches
+    }
+
+    /// The search with this number has ended, and everything that it found is in use.
+    pub(crate) fn search_ended(&self, search: u32) {
+        let mut inner = self.inner.lock();
+        if inner.searching && inner.searches == search {
+            inner.searching = false;
+            self.changed(&mut inner);
+        }
+    }
+
+    /// From now on nobody searches for devices.
+    pub(crate) fn close(&self) {
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        inner.searching = false;
+        self.changed(&mut inner);
+    }
+
+    /// Takes a wiped buffer for a device to fill, if there is one.
+    pub(crate) fn take_free(&self, slot: Slot) -> Option<SensitiveBuffer> {
+        self.inner.lock().supplier(slot)?.free.pop_front()
     }
 
     /// Gives back a buffer that held nothing worth delivering.
-    pub(crate) fn give_back(&self, mut buffer: SensitiveBuffer) {
+    pub(crate) fn give_back(&self, slot: Slot, mut buffer: SensitiveBuffer) {
         let len = buffer.len();
         buffer.wipe(0..len);
         let mut inner = self.inner.lock();
-        let epoch = inner.epoch;
-        inner.recycle(buffer, epoch);
-    }
-
-    /// Makes a block ready to be read; while a start-up test is due, wipes it instead.
-    pub(crate) fn publish(&self, block: Block) {
-        let mut inner = self.inner.lock();
-        if inner.demands.start_up_test {
-            let epoch = inner.epoch;
-            inner.recycle(block.into_wiped(), epoch);
-        } else if inner.driver.is_some() {
-            inner.owed = false;
-            // There is room for all blocks of a device.
-            let _ = inner.ready.push_back(block);
-            self.readers.notify_all();
-            self.set_healthy(&mut inner, true);
+        if let Some(supplier) = inner.supplier(slot) {
+            let _ = supplier.free.push_back(buffer);
+            supplier.driver.now();
         }
     }
 
-    /// Takes what readers and root have wanted since the last call.
-    pub(crate) fn take_demands(&self) -> Demands {
-        mem::take(&mut self.inner.lock().demands)
+    /// Makes a block of a device ready to be read; while a start-up test is due, wipes it instead.
+    pub(crate) fn publish(&self, slot: Slot, block: Block) {
+        let mut inner = self.inner.lock();
+        let Some(supplier) = inner.supplier(slot) else {
+            return;
+        };
+        let origin = Origin {
+            slot,
+            epoch: supplier.epoch,
+            stops: supplier.stops,
+        };
+        if supplier.demands.start_up_test {
+            return inner.recycle(block.into_wiped(), origin);
+        }
+        supplier.healthy = true;
+        inner.owed = false;
+        // There is room for all blocks of all devices.
+        let _ = inner.ready.push_back((block, origin));
+        self.changed(&mut inner);
     }
 
-    /// Root wants the start-up test to run. Nothing is delivered until it has passed.
+    /// Takes what readers and root have wanted of a device since the last call.
+    pub(crate) fn take_demands(&self, slot: Slot) -> Demands {
+        let mut inner = self.inner.lock();
+        match inner.supplier(slot) {
+            Some(supplier) => mem::take(&mut supplier.demands),
+            None => Demands::default(),
+        }
+    }
+
+    /// Root wants the start-up test to run on all devices. Nothing is delivered from one until it
+    /// has passed.
     ///
     /// # Errors
     ///
     /// `ENODEV` where there is no device to test.
     pub(crate) fn demand_start_up_test(&self) -> Result {
         let mut inner = self.inner.lock();
-        if inner.driver.is_none() {
-            return Err(ENODEV);
+        let mut found = false;
+        for slot in (0..MAX_DEVICES).map(Slot) {
+            inner.discard_ready(slot);
+            if let Some(supplier) = inner.supplier(slot) {
+                supplier.demands.start_up_test = true;
+                supplier.driver.now();
+                // Whoever reads after this waits for the outcome.
+                supplier.state = State::Running;
+                found = true;
+            }
         }
-        inner.discard_ready();
-        inner.demands.start_up_test = true;
-        inner.wake_driver();
-        // Whoever reads after this waits for the outcome.
-        self.set_state(&mut inner, State::Running);
-        Ok(())
+        self.changed(&mut inner);
+        found.then_some(()).ok_or(ENODEV)
     }
 
-    /// Changes the state and wakes everybody who may care.
-    fn set_state(&self, inner: &mut Guard<'_, Inner, MutexBackend>, state: State) {
-        inner.state = state;
+    /// To be called behind every change of a device's state: tells everybody who may care.
+    fn changed(&self, inner: &mut Guard<'_, Inner, MutexBackend>) {
+        let failed = match inner.state() {
+            State::Failed(error) => {
+                if !inner.failed {
+                    inner.failures = inner.failures.wrapping_add(1);
+                    inner.last_failure = error;
+                }
+                true
+            }
+            _ => false,
+        };
+        inner.failed = failed;
         self.readers.notify_all();
+
+        let mut suppliers = inner.suppliers.iter().flatten();
+        let healthy = suppliers.any(|supplier| supplier.healthy);
+        if inner.healthy != healthy {
+            inner.healthy = healthy;
+            self.watcher.now();
+        }
     }
 
     /// Whether there is a device that has passed its start-up test and was not stopped since. One
     /// that is merely silent may come back by being read from, so it counts.
     pub(crate) fn is_healthy(&self) -> bool {
         self.inner.lock().healthy
-    }
-
-    /// Changes what [`Self::is_healthy`] says.
-    fn set_healthy(&self, inner: &mut Guard<'_, Inner, MutexBackend>, healthy: bool) {
-        if inner.healthy != healthy {
-            inner.healthy = healthy;
-            self.watcher.now();
-        }
     }
 
     /// Reads into `to`: as many bytes as it has room for, at most [`MAX_BYTES_USER_CAN_REQUEST`].
@@ -487,13 +671,13 @@ impl Pool {
                         break ERESTARTSYS;
                     }
                 }
-                Turn::Copy(mut block, time) => {
+                Turn::Copy(mut block, origin) => {
                     drop(inner);
                     let copied = block.copy_to(to, wanted);
                     wanted = wanted.saturating_sub(copied);
                     done = done.saturating_add(copied);
                     let faulted = wanted > 0 && block.len() > 0;
-                    self.put_front(block, time);
+                    self.put_front(block, origin);
                     if faulted {
                         if let Err(error) = to.fault_in(wanted) {
                             break error;
@@ -503,28 +687,37 @@ impl Pool {
                         }
                     }
                 }
-                Turn::Empty => match inner.state.error() {
+                Turn::Empty => match (inner.state().error(), inner.failed) {
                     // The next read gets the error.
-                    Some(error) if done > 0 => {
+                    (Some(error), _) if done > 0 => {
                         inner.owed = true;
                         break error;
                     }
                     // A device that was given up before this read is asked once more for it. That
                     // it was given up is told to whoever waited for it, or comes next.
-                    Some(error) if matches!(inner.state, State::Failed(_)) => {
-                        inner.demands.retry = true;
-                        inner.wake_driver();
-                        if nonblocking || inner.failures != seen || mem::take(&mut inner.owed) {
+                    (Some(error), true) => {
+                        let told = inner.failures != seen || mem::take(&mut inner.owed);
+                        let waits = !told && !nonblocking;
+                        for supplier in inner.suppliers.iter_mut().flatten() {
+                            if matches!(supplier.state, State::Failed(_)) {
+                                supplier.demands.retry = true;
+                                supplier.driver.now();
+                                if waits {
+                                    supplier.state = State::Running;
+                                }
+                            }
+                        }
+                        if !waits {
                             inner.owed = false;
                             break error;
                         }
-                        self.set_state(&mut inner, State::Running);
+                        self.changed(&mut inner);
                     }
-                    Some(error) => break error,
+                    (Some(error), false) => break error,
                     // Given up while this read waited, and being tried again already.
-                    None if inner.failures != seen && done == 0 => break inner.last_failure,
-                    None if nonblocking => break EAGAIN,
-                    None => {
+                    (None, _) if inner.failures != seen && done == 0 => break inner.last_failure,
+                    (None, _) if nonblocking => break EAGAIN,
+                    (None, _) => {
                         inner.sleepers = inner.sleepers.saturating_add(1);
                         let signal = self.readers.wait_interruptible(&mut inner);
                         inner.sleepers = inner.sleepers.saturating_sub(1);
@@ -545,36 +738,37 @@ impl Pool {
     /// One step of a read, with the lock held: copies a bounded number of bytes, or tells what else
     /// to do. Returns how many bytes were copied.
     fn turn(inner: &mut Inner, to: &mut IovIterDest<'_>, wanted: usize) -> (usize, Turn) {
-        let time = inner.time();
-        let Some(block) = inner.ready.front_mut() else {
+        let Some((block, origin)) = inner.ready.front_mut() else {
             return (0, Turn::Empty);
         };
         if wanted.min(block.len()) >= LARGE {
             return match inner.ready.pop_front() {
-                Some(block) => (0, Turn::Copy(block, time)),
+                Some((block, origin)) => (0, Turn::Copy(block, origin)),
                 None => (0, Turn::Empty),
             };
         }
 
+        let origin = *origin;
         let copied = block.copy_to(to, wanted);
         let faulted = copied < wanted.min(block.len().saturating_add(copied));
         if block.len() == 0 {
-            if let Some(block) = inner.ready.pop_front() {
-                inner.recycle(block.into_wiped(), time.epoch);
+            if let Some((block, _)) = inner.ready.pop_front() {
+                inner.recycle(block.into_wiped(), origin);
             }
         }
         (copied, if faulted { Turn::Fault } else { Turn::Again })
     }
 
     /// Puts a block back that a reader has copied from.
-    fn put_front(&self, block: Block, time: Time) {
+    fn put_front(&self, block: Block, origin: Origin) {
         let mut inner = self.inner.lock();
+        let stops = inner.supplier_of(origin).map(|supplier| supplier.stops);
         // What is left of a block from before a stop or an unplug must not come back.
-        if block.len() == 0 || time != inner.time() || inner.driver.is_none() {
-            inner.recycle(block.into_wiped(), time.epoch);
+        if block.len() == 0 || stops != Some(origin.stops) {
+            inner.recycle(block.into_wiped(), origin);
         } else {
-            // There is room for all blocks of a device.
-            let _ = inner.ready.push_front(block);
+            // There is room for all blocks of all devices.
+            let _ = inner.ready.push_front((block, origin));
             // Somebody may have gone to sleep because this block was away.
             if inner.sleepers > 0 {
                 self.readers.notify_all();
@@ -588,7 +782,7 @@ impl Pool {
         table.register_wait(file, &self.readers);
         let mut inner = self.inner.lock();
         let ready = inner.ready.front_mut().is_some();
-        match inner.state.error() {
+        match inner.state().error() {
             _ if ready => POLLIN,
             Some(_) => POLLIN | POLLERR,
             None => 0,

@@ -379,6 +379,21 @@ impl AsRef<device::Device> for Device {
 /// How long a control message may take, in milliseconds: `USB_CTRL_SET_TIMEOUT`.
 const CONTROL_TIMEOUT_MS: c_int = 5000;
 
+/// The numbers of a bus and of a device on it, as `lsusb` and `/dev/bus/usb` have them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// The bus: 1 and up.
+    bus: c_int,
+    /// The device: 1 to 127.
+    device: c_int,
+}
+
+impl kernel::fmt::Display for Address {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        write!(f, "bus {:03} device {:03}", self.bus, self.device)
+    }
+}
+
 impl Device {
     /// # Safety
     ///
@@ -402,12 +417,15 @@ impl Device {
         table.iter().any(|id| id.matches_device(vendor, product))
     }
 
-    /// The numbers of the bus and of the device on it, which no two devices share at a time.
-    pub(crate) fn address(&self) -> (c_int, c_int) {
+    /// Where the device is, which tells it from all others that are there.
+    pub(crate) fn address(&self) -> Address {
         // SAFETY: The device is valid by the type invariants, and keeps its bus.
         unsafe {
             let raw = self.as_raw();
-            ((*(*raw).bus).busnum, (*raw).devnum)
+            Address {
+                bus: (*(*raw).bus).busnum,
+                device: (*raw).devnum,
+            }
         }
     }
 

@@ -5,7 +5,10 @@
 //! docs/health-tests.md and takes its cutoffs from the table there.
 
 use crate::support::{
-    guest::LOADED,
+    guest::{
+        serial,
+        LOADED, //
+    },
     info,
     node::NODE,
     process::attempt,
@@ -18,6 +21,7 @@ use crate::support::{
     Node,
     Stream,
     Test,
+    UsbDevice,
     BLOCK,
     PATIENCE, //
 };
@@ -396,7 +400,7 @@ impl Model {
             ("apt_cutoff_intermittent", self.cutoffs[2]),
             ("apt_cutoff_permanent", self.cutoffs[3]),
         ];
-        let mut text = format!("state: {state}\n");
+        let mut text = format!("state: {state}\n{}", device_line());
         for (name, number) in numbers {
             text += &format!("{name}: {number}\n");
         }
@@ -541,6 +545,16 @@ impl Plan {
         expect_text(&self.model.text())?;
         Ok(node)
     }
+}
+
+/// The line that says where device 0 is.
+fn device_line() -> String {
+    let device = UsbDevice::find(&serial(0));
+    let [bus, number] = ["busnum", "devnum"].map(|name| {
+        let number = device.as_ref().map(|device| device.attribute(name));
+        number.unwrap_or_default()
+    });
+    format!("device: bus {bus:0>3} device {number:0>3}\n")
 }
 
 /// Checks the text of `/proc/alrandom/health`.
@@ -1093,7 +1107,7 @@ fn proc_health_without_blocks(guest: &mut Guest) -> Result<()> {
         .emulator
         .fault(Fault::next(Kind::Delay { ms: LATE }))?;
     guest.plug()?;
-    expect_text("state: no answer yet\n")?;
+    expect_text(&format!("state: no answer yet\n{}", device_line()))?;
     guest.wait_until_full()?;
     ensure!(line("state")? == "healthy");
     guest.unplug()?;

@@ -62,7 +62,7 @@ pub(crate) const TESTS: &[Test] = tests![
 const CORE: &str = "/sys/class/misc/hw_random";
 
 /// Whether the source is listed.
-fn is_listed() -> bool {
+pub(crate) fn is_listed() -> bool {
     fs::read_to_string(format!("{CORE}/rng_available"))
         .is_ok_and(|list| list.split_whitespace().any(|name| name == "alrandom"))
 }
@@ -73,7 +73,7 @@ fn core(file: &str) -> Result<String> {
 }
 
 /// Starts a program that reads `/dev/hwrng`, and gives it the time to do so.
-fn read_hwrng() -> Result<Child> {
+pub(crate) fn read_hwrng() -> Result<Child> {
     let reader = Command::new("cat")
         .arg("/dev/hwrng")
         .stdout(Stdio::null())
@@ -84,7 +84,7 @@ fn read_hwrng() -> Result<Child> {
 }
 
 /// Waits until the reader has ended, which it does by itself when its source is gone.
-fn ended(reader: &mut Child) -> Result<()> {
+pub(crate) fn ended(reader: &mut Child) -> Result<()> {
     let status = wait_for_exit(reader, PATIENCE)?;
     if status.is_none() {
         reader.kill()?;

@@ -30,6 +30,7 @@ mod proc_info;
 mod read_table;
 mod rngd;
 mod rngd_service;
+mod several;
 mod stock_cdc_acm;
 mod systemd;
 mod takeover;
@@ -64,6 +65,7 @@ const FILES: &[&[Test]] = &[
     params::TESTS,
     unplug::TESTS,
     takeover::TESTS,
+    several::TESTS,
     matrix::TESTS,
     faults::TESTS,
     pipelining::TESTS,

@@ -66,6 +66,7 @@ fn sysfs_has_the_vendor_s_with_their_defaults(guest: &mut Guest) -> Result<()> {
         ("debugMode", "N"),
         ("minEntropy", "6"),
         ("maxCommands", "2"),
+        ("maxDevices", "1"),
     ] {
         ensure!(value(name)? == default, "{name} is {}", value(name)?);
         let mode = fs::metadata(path(name))?.permissions().mode() & 0o7777;
@@ -86,7 +87,7 @@ fn values_given_at_load_are_shown(guest: &mut Guest) -> Result<()> {
 }
 
 /// Values that are none of the vendor's.
-const BAD: [&str; 16] = [
+const BAD: [&str; 18] = [
     "bytesPerSample=0",
     "bytesPerSample=-1",
     "bytesPerSample=16001",
@@ -103,6 +104,8 @@ const BAD: [&str; 16] = [
     "maxCommands=0",
     "maxCommands=5",
     "maxCommands=two",
+    "maxDevices=0",
+    "maxDevices=9",
 ];
 
 /// Loading fails with EINVAL, nothing stays behind, and the log names the parameter.
@@ -263,6 +266,7 @@ fn modinfo_is_complete(guest: &mut Guest) -> Result<()> {
         ("minEntropy", "int"),
         ("hwrngQuality", "int"),
         ("maxCommands", "int"),
+        ("maxDevices", "int"),
     ] {
         let described = parameters.iter().any(|parameter| {
             parameter.starts_with(&format!("{name}:"))
