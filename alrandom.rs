@@ -118,6 +118,13 @@ module_param! {
     "maxCommands", "commands that a device may have under way at once (1 to 4, default: 2)";
 }
 
+module_param! {
+    /// After how many seconds without a request to it a device may be suspended; 0 for never.
+    static IDLE_SUSPEND: i32 = 0, 0..=86_400;
+    "idleSuspend",
+    "seconds without use before a device may be suspended (1 to 86400, 0: never; default: 0)";
+}
+
 impl kernel::fmt::Display for health::Failure {
     fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         core::fmt::Display::fmt(self, f)

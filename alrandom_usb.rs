@@ -143,6 +143,9 @@ impl AlphaRngDriver {
                     health,
                     answers: 0,
                     paused: false,
+                    idle_since: None,
+                    dozing: false,
+                    autosuspend_enabled: false,
                     clear_rx: false,
                     clear_tx: false,
                     refused: false,
@@ -210,6 +213,7 @@ impl Driver for AlphaRngDriver {
             // driver has it, only that is lost.
             let _ = device.claim(interface, control);
         }
+        interface.autopm_get_no_resume();
         let address = device.address();
         if let Some(report) = self.source.reports.lock().get_mut(slot.index()) {
             *report = Some(Report::new(address));
@@ -231,7 +235,13 @@ impl Driver for AlphaRngDriver {
             *report = None;
         }
         self.source.pool.detach(rng.slot, has_spare(&self.source));
-        rng.engine.lock().shut_down();
+        let mut engine = rng.engine.lock();
+        engine.shut_down();
+        let autosuspend_enabled = engine.autosuspend_enabled;
+        drop(engine);
+        if autosuspend_enabled {
+            device.disable_autosuspend();
+        }
         rng.set_line_state(0);
         if let Some(control) = find_control(device, interface.number()) {
             if control.driver_name(device) == Some(Self::NAME) {
@@ -511,6 +521,12 @@ struct Engine {
     answers: u64,
     /// Suspended, or gone.
     paused: bool,
+    /// Since when there has been nothing for the device to do, in milliseconds.
+    idle_since: Option<u64>,
+    /// The USB core may suspend the device.
+    dozing: bool,
+    /// Root had not allowed that, the parameter did.
+    autosuspend_enabled: bool,
     /// The IN endpoint is halted.
     clear_rx: bool,
     /// The OUT endpoint is halted.
@@ -572,21 +588,67 @@ impl Engine {
     /// Does what there is to do, and says when it wants to be called at the latest.
     fn run(&mut self, rng: &AlphaRng) {
         self.heed_demands(rng);
-        while !self.paused {
+        self.wake_up(rng);
+        while !self.paused && !self.dozing {
             let Some(step) = self.next_step(rng) else {
                 break;
             };
             self.take_step(rng, step);
         }
         self.report_pipelining(rng);
-        if self.paused {
+        if self.paused || self.dozing {
             return;
         }
-        if let Some(deadline) = self.protocol.deadline() {
+        let deadlines = [self.protocol.deadline(), self.doze(rng)];
+        if let Some(deadline) = deadlines.into_iter().flatten().min() {
             let wait = deadline.saturating_sub(self.now());
             // One more: a timer may be early by a fraction of a jiffy.
             let wait = msecs_to_jiffies(u32::try_from(wait).unwrap_or(u32::MAX));
             rng.trigger.after(wait.saturating_add(1));
+        }
+    }
+
+    /// Lets the device be suspended when it has been idle for as long as the parameter says; until
+    /// then, says when that will be.
+    fn doze(&mut self, rng: &AlphaRng) -> Option<u64> {
+        let seconds = u64::try_from(crate::IDLE_SUSPEND.get()).unwrap_or(0);
+        // With a buffer free it would not be idle.
+        let idle = self.protocol.is_ready()
+            && self.protocol.under_way() == 0
+            && !self.health.is_stopped()
+            && !rng.source.pool.has_free(rng.slot);
+        if seconds == 0 || !idle {
+            self.idle_since = None;
+            return None;
+        }
+        let now = self.now();
+        let since = *self.idle_since.get_or_insert(now);
+        let deadline = since.saturating_add(seconds.saturating_mul(1_000));
+        if now < deadline {
+            return Some(deadline);
+        }
+        self.idle_since = None;
+        self.dozing = true;
+        self.autosuspend_enabled |= rng.device.enable_autosuspend();
+        rng.interface.autopm_put_async();
+        None
+    }
+
+    /// Has the device resumed when there is something for it to do. If it was suspended, the work
+    /// goes on with [`Self::start_again`].
+    fn wake_up(&mut self, rng: &AlphaRng) {
+        if !self.dozing || !rng.source.pool.has_free(rng.slot) {
+            return;
+        }
+        match rng.interface.autopm_get_async() {
+            Ok(()) => self.dozing = false,
+            Err(error) => {
+                let now = self.now();
+                if self.log_protocol.allows(now) {
+                    dev_warn!(rng.interface, "cannot be resumed: {:?}\n", error);
+                }
+                rng.trigger.after(msecs_to_jiffies(BUSY_RETRY_MS));
+            }
         }
     }
 

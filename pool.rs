@@ -541,6 +541,14 @@ impl Pool {
         self.inner.lock().supplier(slot)?.free.pop_front()
     }
 
+    /// Whether there is a wiped buffer for a device to fill.
+    pub(crate) fn has_free(&self, slot: Slot) -> bool {
+        let mut inner = self.inner.lock();
+        inner
+            .supplier(slot)
+            .is_some_and(|supplier| supplier.free.len > 0)
+    }
+
     /// Gives back a buffer that held nothing worth delivering.
     pub(crate) fn give_back(&self, slot: Slot, mut buffer: SensitiveBuffer) {
         let len = buffer.len();

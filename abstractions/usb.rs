@@ -103,6 +103,9 @@ macro_rules! usb_device_table {
 }
 
 /// A USB driver.
+///
+/// A device that nobody uses is suspended by the core where root has allowed that. A driver that
+/// does not want it says so by [`Interface::autopm_get_no_resume`] in its `probe()`.
 pub(crate) trait Driver: Send + Sync + 'static {
     /// The driver's name in `/sys/bus/usb/drivers`.
     const NAME: &'static CStr;
@@ -123,7 +126,7 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// When this returns, nothing may use the interface any more.
     fn disconnect(&self, device: &LockedDevice<'_>, interface: &Interface, data: KBox<Self::Data>);
 
-    /// Called before the device loses power or is reset: no request may be under way after this.
+    /// Called before the device is suspended, loses power or is reset: no request may be under way after this.
     fn suspend(&self, interface: &Interface, data: &Self::Data);
 
     /// Called when the device can be used again; `reset` says that it has forgotten its state.
@@ -165,7 +168,7 @@ impl<T: Driver> Registration<T> {
             raw <- Opaque::try_ffi_init(move |slot: *mut bindings::usb_driver| {
                 // SAFETY: `slot` is valid for writing and pinned, and the names are static.
                 unsafe {
-                    slot.write(bindings::usb_driver {
+                    let mut driver = bindings::usb_driver {
                         name: T::NAME.as_char_ptr(),
                         // `DeviceId` is transparent.
                         id_table: T::TABLE.as_ptr().cast(),
@@ -177,7 +180,9 @@ impl<T: Driver> Registration<T> {
                         pre_reset: Some(Self::pre_reset),
                         post_reset: Some(Self::post_reset),
                         ..pin_init::zeroed()
-                    });
+                    };
+                    driver.set_supports_autosuspend(1);
+                    slot.write(driver);
                     to_result(bindings::usb_register_driver(
                         slot,
                         module.as_ptr(),
@@ -429,6 +434,33 @@ impl Device {
         }
     }
 
+    /// Lets the device be suspended while it is not in use, as `auto` in its `power/control` does;
+    /// may sleep. Returns whether it could not be before.
+    #[cfg(CONFIG_PM)]
+    pub(crate) fn enable_autosuspend(&self) -> bool {
+        // SAFETY: The device is valid by the type invariants.
+        unsafe {
+            let enabled = (*self.as_raw()).dev.power.runtime_auto();
+            bindings::usb_enable_autosuspend(self.as_raw());
+            !enabled
+        }
+    }
+
+    /// Without power management no device is ever suspended.
+    #[cfg(not(CONFIG_PM))]
+    pub(crate) fn enable_autosuspend(&self) -> bool {
+        false
+    }
+
+    /// Takes back an [`Self::enable_autosuspend`], as `on` in `power/control` does; may sleep.
+    pub(crate) fn disable_autosuspend(&self) {
+        #[cfg(CONFIG_PM)]
+        // SAFETY: The device is valid by the type invariants.
+        unsafe {
+            bindings::usb_disable_autosuspend(self.as_raw())
+        };
+    }
+
     /// Sends a control message without data to the default endpoint; sleeps for 5 s at most.
     ///
     /// # Errors
@@ -647,6 +679,38 @@ impl Interface {
     pub(crate) fn device(&self) -> &Device {
         // SAFETY: The interface is valid and keeps its device, the parent, alive.
         unsafe { Device::from_raw(bindings::interface_to_usbdev(self.as_raw())) }
+    }
+
+    /// Keeps the device from being suspended while it is not in use, as long as no
+    /// [`Self::autopm_put_async`] takes it back; for a device that is awake.
+    pub(crate) fn autopm_get_no_resume(&self) {
+        #[cfg(CONFIG_PM)]
+        // SAFETY: The interface is valid by the type invariants.
+        unsafe {
+            bindings::usb_autopm_get_interface_no_resume(self.as_raw())
+        };
+    }
+
+    /// Likewise, and has the device resumed if it is suspended, which ends by a call of
+    /// [`Driver::resume`]; does not wait for that, and never sleeps.
+    ///
+    /// # Errors
+    ///
+    /// Those of `pm_runtime_get()`; the device may be suspended then as before.
+    pub(crate) fn autopm_get_async(&self) -> Result {
+        #[cfg(CONFIG_PM)]
+        // SAFETY: The interface is valid by the type invariants.
+        to_result(unsafe { bindings::usb_autopm_get_interface_async(self.as_raw()) })?;
+        Ok(())
+    }
+
+    /// Takes back an [`Self::autopm_get_async`] or [`Self::autopm_get_no_resume`]; never sleeps.
+    pub(crate) fn autopm_put_async(&self) {
+        #[cfg(CONFIG_PM)]
+        // SAFETY: The interface is valid by the type invariants.
+        unsafe {
+            bindings::usb_autopm_put_interface_async(self.as_raw())
+        };
     }
 
     /// The active setting.

@@ -18,6 +18,7 @@ mod dd;
 mod faults;
 mod health;
 mod hwrng;
+mod idle;
 mod kunit;
 mod load;
 mod matrix;
@@ -66,6 +67,7 @@ const FILES: &[&[Test]] = &[
     unplug::TESTS,
     takeover::TESTS,
     several::TESTS,
+    idle::TESTS,
     matrix::TESTS,
     faults::TESTS,
     pipelining::TESTS,

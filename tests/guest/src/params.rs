@@ -67,6 +67,7 @@ fn sysfs_has_the_vendor_s_with_their_defaults(guest: &mut Guest) -> Result<()> {
         ("minEntropy", "6"),
         ("maxCommands", "2"),
         ("maxDevices", "1"),
+        ("idleSuspend", "0"),
     ] {
         ensure!(value(name)? == default, "{name} is {}", value(name)?);
         let mode = fs::metadata(path(name))?.permissions().mode() & 0o7777;
@@ -87,7 +88,7 @@ fn values_given_at_load_are_shown(guest: &mut Guest) -> Result<()> {
 }
 
 /// Values that are none of the vendor's.
-const BAD: [&str; 18] = [
+const BAD: [&str; 20] = [
     "bytesPerSample=0",
     "bytesPerSample=-1",
     "bytesPerSample=16001",
@@ -106,6 +107,8 @@ const BAD: [&str; 18] = [
     "maxCommands=two",
     "maxDevices=0",
     "maxDevices=9",
+    "idleSuspend=-1",
+    "idleSuspend=86401",
 ];
 
 /// Loading fails with EINVAL, nothing stays behind, and the log names the parameter.
@@ -267,6 +270,7 @@ fn modinfo_is_complete(guest: &mut Guest) -> Result<()> {
         ("hwrngQuality", "int"),
         ("maxCommands", "int"),
         ("maxDevices", "int"),
+        ("idleSuspend", "int"),
     ] {
         let described = parameters.iter().any(|parameter| {
             parameter.starts_with(&format!("{name}:"))

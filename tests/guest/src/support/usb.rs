@@ -58,6 +58,15 @@ impl UsbDevice {
         attribute(&self.path, name)
     }
 
+    /// Writes one of its attributes.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    pub(crate) fn set_attribute(&self, name: &str, value: &str) -> Result<()> {
+        fs::write(self.path.join(name), value).with_context(|| format!("cannot set {name}"))
+    }
+
     /// The directory of its interface of this class.
     fn interface(&self, class: &str) -> Option<PathBuf> {
         let entries = fs::read_dir(&self.path).ok()?;
