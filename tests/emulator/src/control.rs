@@ -205,6 +205,10 @@ pub struct Status {
     pub most_pending: usize,
     /// Commands that came before the previous answer was fully taken.
     pub early_commands: u64,
+    /// Microseconds, while plugged in, in which it had no answer to produce: what went by between the
+    /// end of the production of one and the command for the next. Counted when that command comes;
+    /// without a `rate` production takes no time, so that all of it counts.
+    pub idle_us: u64,
     /// Commands dropped because too many were pending.
     pub dropped: u64,
     /// Bytes left over from an earlier owner that the host has not taken.

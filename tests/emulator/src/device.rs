@@ -491,6 +491,8 @@ pub struct Device {
     last: BTreeMap<Command, Box<Block>>,
     /// The counters; the rest of it is filled in when asked for.
     counters: Status,
+    /// How long it had nothing to produce, until the last command.
+    idle: Duration,
     /// What it has only while it is plugged in.
     powered: Option<Powered>,
     /// What it has done and nobody has taken yet.
@@ -518,6 +520,7 @@ impl Device {
                 commands: Counts::zero(),
                 ..Status::default()
             },
+            idle: Duration::ZERO,
             powered: None,
             outputs: VecDeque::new(),
             deadline: None,
@@ -720,6 +723,7 @@ impl Device {
             serial: identity.serial.clone(),
             next_block: self.next_block(Command::Entropy),
             faults: self.faults.len(),
+            idle_us: u64::try_from(self.idle.as_micros()).unwrap_or(u64::MAX),
             ..self.counters.clone()
         };
         for command in Command::ALL {
@@ -884,6 +888,7 @@ impl Device {
         match self.answer(now, command, k) {
             Ok(Some(answer)) => {
                 if let Some(powered) = &mut self.powered {
+                    self.idle += now.saturating_sub(powered.produced);
                     powered.produced = answer.ready(answer.bytes.len());
                     powered.answers.push_back(answer);
                     self.counters.most_pending = self.counters.most_pending.max(pending + 1);

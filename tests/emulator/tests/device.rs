@@ -657,6 +657,47 @@ fn the_rate_holds_over_commands() {
 }
 
 #[test]
+fn the_time_without_anything_to_produce_is_counted() {
+    // One answer a millisecond.
+    let mut host = Host::new(Options {
+        rate: 16_001_000,
+        ..options()
+    });
+    let idle = |host: &Host| host.device.status().idle_us;
+    // From the plug to the first command, when that comes.
+    host.pass(ms(3));
+    assert_eq!(idle(&host), 0);
+    host.write_now(b"x");
+    assert_eq!(idle(&host), 3_000);
+    // The second command is early: no time goes by between the two answers.
+    host.pass(Duration::from_micros(999));
+    host.write_now(b"x");
+    host.pass(Duration::from_micros(1));
+    host.read_now(16384);
+    // The third one is not: 250 microseconds behind the end of the second, although the host takes that
+    // even later.
+    host.pass(Duration::from_micros(1_250));
+    host.write_now(b"x");
+    assert_eq!(idle(&host), 3_250);
+    host.read_now(16384);
+    // What a host says that is no command, or is dropped, is no work.
+    host.pass(ms(5));
+    host.write_now(b"?");
+    assert_eq!(idle(&host), 3_250);
+    host.write_now(b"x");
+    assert_eq!(idle(&host), 7_250);
+    // Nor is the time while it is out counted.
+    host.device.unplug();
+    host.pass(ms(100));
+    host.plug();
+    host.pass(ms(1));
+    host.write_now(b"x");
+    assert_eq!(idle(&host), 8_250);
+    host.device.reset(options()).unwrap();
+    assert_eq!(idle(&host), 0);
+}
+
+#[test]
 fn rate_and_split_can_change_while_plugged_in() {
     let mut host = Host::new(options());
     let change = Configure {
