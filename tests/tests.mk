@@ -26,9 +26,10 @@ test:
 test-debug:
 	@$(tests)vm/run.sh test-debug $(if $(FILTER),--filter $(call quote,$(FILTER)))
 
-## bench            time of the health tests against that of a plain loop in C
+## bench            benchmarks: the health tests, and the stream in a virtual machine (FILTER=... for some
+##                  parts, ROUNDS=... for more or fewer rounds)
 bench:
-	@$(tests)bench.sh run
+	@$(tests)bench.sh all $(call quote,$(FILTER)) $(ROUNDS)
 
 ## fuzz             health tests against their model, on input made by a fuzzer (SECONDS=60)
 fuzz:

@@ -7,8 +7,10 @@
 //! Protocol. Each file of tests is about one behaviour; `support` is what they are written with. To
 //! add a file: declare it below, add its `TESTS` to [`FILES`].
 
+mod bench;
 mod support;
 
+mod bench_programs;
 mod broken_build;
 mod bugs;
 mod built_in;
@@ -57,6 +59,7 @@ use support::{
 /// kernel makes of the device, then the simple things, then the rest.
 const FILES: &[&[Test]] = &[
     stock_cdc_acm::TESTS,
+    bench_programs::TESTS,
     dd::TESTS,
     read_table::TESTS,
     polling::TESTS,
@@ -136,6 +139,13 @@ struct Options {
     /// Run the bugs on purpose, and nothing else.
     #[arg(long)]
     bugs: bool,
+    /// Measure instead of testing, and print lines of JSON; with a value only the parts with that in
+    /// their names.
+    #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "PART")]
+    bench: Option<String>,
+    /// How many rounds to measure.
+    #[arg(long, default_value_t = 5, value_name = "ROUNDS")]
+    rounds: u32,
     /// Be the process of one test, by its name.
     #[arg(long, hide = true, value_name = "NAME")]
     process_of: Option<String>,
@@ -202,6 +212,9 @@ fn run(options: &Options) -> Result<bool> {
         };
         let module = options.module();
         return Ok(test.run(module));
+    }
+    if let Some(filter) = &options.bench {
+        return bench::run_all(&options.module, filter, options.rounds);
     }
     let tests = select(options)?;
     if options.list {

@@ -9,7 +9,8 @@ use crate::{
         Machine,
         Options,
         Parts,
-        MEMORY, //
+        MEMORY,
+        PROCESSORS, //
     },
     qemu::Accelerator,
     step::{
@@ -87,6 +88,7 @@ pub fn choose(parts: &Parts, cache: &Path, logs: &Path) -> Result<Accelerator> {
         share: None,
         parameters: Vec::new(),
         memory: MEMORY,
+        processors: PROCESSORS,
         stage_time: LIMIT,
     };
     let works = Machine::boot(parts, &options, files, |_| ()).is_ok();

@@ -3,6 +3,7 @@
 //! The test machine: boots a stock kernel in QEMU, with a virtual AlphaRNG plugged in.
 
 pub mod architecture;
+pub mod bench;
 pub mod console;
 pub mod cpio;
 pub mod frame;

@@ -254,6 +254,9 @@ impl Payload {
 /// Memory of a machine, in MiB, that runs an ordinary kernel.
 pub const MEMORY: u32 = 2048;
 
+/// Virtual processors of a machine, unless it is for something special.
+pub const PROCESSORS: u32 = 2;
+
 /// What kind of machine to boot.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -272,6 +275,8 @@ pub struct Options {
     pub parameters: Vec<String>,
     /// Memory, in MiB.
     pub memory: u32,
+    /// Virtual processors.
+    pub processors: u32,
     /// How long each stage of the boot may take.
     pub stage_time: Duration,
 }
@@ -375,7 +380,7 @@ impl Machine {
             run: run.path().to_path_buf(),
             console: logs.console.clone(),
             share: options.share.clone(),
-            processors: 2,
+            processors: options.processors,
             memory: options.memory,
             parameters: options.parameters.clone(),
         };

@@ -5,7 +5,7 @@
 mod each_kernel;
 
 use alrandom_vm::{
-    host, in_tree, interrupt, kernels, kvm, layout,
+    bench, host, in_tree, interrupt, kernels, kvm, layout,
     linux::{
         self,
         Linux, //
@@ -17,7 +17,8 @@ use alrandom_vm::{
         Options,
         Parts,
         Payload,
-        MEMORY, //
+        MEMORY,
+        PROCESSORS, //
     },
     more, provoked,
     qemu::Accelerator,
@@ -92,6 +93,12 @@ const BUILT_IN_PARAMETERS: [&str; 2] = ["alrandom.minEntropy=7", "alrandom.hwrng
 
 /// The seed that those expect the device to have.
 const BUILT_IN_SEED: u64 = 20_261_121;
+
+/// Rounds of a benchmark: as many as fit into ten minutes in an emulated machine.
+const BENCH_ROUNDS: u32 = 5;
+
+/// How long a step of the benchmark may take with KVM. It takes seconds.
+const BENCH_TIME: Duration = Duration::from_secs(60);
 
 /// Memory of the debug kernel's machine, in MiB: an eighth of it is KASAN's, and much of the rest is kept for
 /// a while behind its end.
@@ -223,6 +230,21 @@ enum Action {
         #[arg(long)]
         time_limit: Option<u64>,
     },
+    /// Measure the stream between the device and its readers
+    Bench {
+        /// Only the parts with this in their names
+        #[arg(long)]
+        filter: Option<String>,
+        /// How many times each competitor has its turn
+        #[arg(long, default_value_t = BENCH_ROUNDS)]
+        rounds: u32,
+        /// JSON file with the results of the benchmark of the health tests, to be taken over
+        #[arg(long)]
+        health: Option<PathBuf>,
+        /// Where to write the results as JSON
+        #[arg(long)]
+        json: PathBuf,
+    },
     /// Run the tests
     Test {
         /// Only the tests of the guest, and of --more-tests, with this in their names
@@ -294,6 +316,12 @@ fn run(arguments: Arguments) -> Result<u8> {
             time_limit: time_limit.map(Duration::from_secs),
             device: Device::Plugged,
         }),
+        Action::Bench {
+            filter,
+            rounds,
+            health,
+            json,
+        } => project.bench(filter, rounds, health.as_deref(), &json),
         Action::SelfTest => Ok(u8::from(!project.runner_tests()?.failed.is_empty())),
         Action::Test {
             filter,
@@ -552,6 +580,7 @@ impl Project {
                 Init::Systemd => vec![systemd::PARAMETER.into()],
             },
             memory: MEMORY,
+            processors: PROCESSORS,
             stage_time: scale(STAGE_TIME, accelerator),
         })
     }
@@ -596,6 +625,69 @@ impl Project {
             );
         }
         shell::run(&mut machine, command)
+    }
+
+    /// `vm bench`.
+    fn bench(
+        &self,
+        filter: Option<String>,
+        rounds: u32,
+        health: Option<&Path>,
+        json: &Path,
+    ) -> Result<u8> {
+        let health = match health {
+            Some(file) => {
+                let text = fs::read_to_string(file)
+                    .with_context(|| format!("can't read {}", file.display()))?;
+                serde_json::from_str(&text)
+                    .with_context(|| format!("{} is no JSON", file.display()))?
+            }
+            None => serde_json::Value::Null,
+        };
+        let mut options = self.options(self.build()?, Init::Agent, Device::Plugged, Vec::new())?;
+        if options.accelerator == Accelerator::Tcg {
+            // One thread would run several in turn, each for a tenth of a second: they would wait for each other
+            // longer than anything here takes, and be busy with that.
+            options.processors = 1;
+        }
+        let host = bench::host();
+        let mut machine = self.boot(&options, Logs::new(&self.workshop.logs, 1))?;
+        let mut argv = vec![layout::GUEST_TESTS.to_string()];
+        argv.push(format!("--bench={}", filter.as_deref().unwrap_or_default()));
+        argv.push(format!("--rounds={rounds}"));
+        let mut progress = Progress::new("measuring");
+        let limit = scale(BENCH_TIME, options.accelerator);
+        let results = bench::Results::measure(&mut machine, argv, limit, |step| {
+            progress.change(&format!("measuring: {step}"));
+        });
+        progress.change("measuring");
+        progress.end(if results.is_ok() { "done" } else { "failed" });
+        let results = results?;
+
+        let with = match options.accelerator {
+            Accelerator::Kvm => "KVM",
+            Accelerator::Tcg => "emulation",
+        };
+        println!(
+            "Linux {}, {} processor(s) by {with}, {rounds} rounds; host: {}",
+            self.parts.release, options.processors, host["processor"]
+        );
+        print!("{}", results.table());
+        let all = serde_json::json!({
+            "host": host,
+            "accelerator": with,
+            "rounds": rounds,
+            "filter": filter,
+            "health": health,
+            "stream": results.json(),
+        });
+        fs::write(json, format!("{all:#}\n"))
+            .with_context(|| format!("can't write {}", json.display()))?;
+        println!(
+            "\nas JSON, with the figures of each round: {}",
+            json.display()
+        );
+        Ok(u8::from(!results.is_complete()))
     }
 
     /// `vm demo`.

@@ -18,6 +18,7 @@ pub(crate) mod test;
 pub(crate) mod tty;
 pub(crate) mod uring;
 pub(crate) mod usb;
+pub(crate) mod usbfs;
 pub(crate) mod wait;
 
 pub(crate) use self::{

@@ -145,3 +145,13 @@ pub(crate) fn signal_thread(thread: Pid, signal: Signal) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Has this thread run only when no other wants to (policy SCHED_IDLE).
+pub(crate) fn run_when_idle() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: The call only reads its argument; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

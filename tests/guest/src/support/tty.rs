@@ -53,6 +53,25 @@ impl Tty {
         Ok(Self { file })
     }
 
+    /// Sends `x` and reads its answer, the data and the status byte, by as few system calls as that takes;
+    /// waits as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's; if the device's status is not 0.
+    pub(crate) fn next_block(&mut self, answer: &mut [u8; ANSWER_LENGTH]) -> Result<()> {
+        ensure!(rustix::io::write(&self.file, b"x")? == 1);
+        let mut done = 0;
+        while done < ANSWER_LENGTH {
+            let got = rustix::io::read(&self.file, &mut answer[done..])?;
+            ensure!(got > 0, "the tty hung up after {done} bytes");
+            done += got;
+        }
+        let status = answer[ANSWER_LENGTH - 1];
+        ensure!(status == 0, "the device's status is {status}");
+        Ok(())
+    }
+
     /// Sends a command and returns its answer: the data and the status byte.
     ///
     /// # Errors

@@ -33,6 +33,11 @@ fn attribute(directory: &Path, name: &str) -> String {
     text.trim().to_owned()
 }
 
+/// A number as sysfs writes it.
+fn hexadecimal(text: &str) -> Result<u8> {
+    u8::from_str_radix(text, 16).with_context(|| format!("{text:?} is no number"))
+}
+
 impl UsbDevice {
     /// The device with this serial number, if it is plugged in and configured.
     pub(crate) fn find(serial: &str) -> Option<Self> {
@@ -102,6 +107,58 @@ impl UsbDevice {
         let both = [self.data_driver(), self.communications_driver()];
         both.iter()
             .all(|driver| driver.as_deref() == Some("cdc_acm"))
+    }
+
+    /// The name of its data interface in sysfs, such as `1-1:1.1`.
+    pub(crate) fn data_interface(&self) -> Option<String> {
+        let interface = self.interface(DATA)?;
+        Some(interface.file_name()?.to_str()?.to_owned())
+    }
+
+    /// Its node for usbfs.
+    ///
+    /// # Errors
+    ///
+    /// If it is gone.
+    pub(crate) fn node(&self) -> Result<String> {
+        let number = |name| self.attribute(name).parse::<u32>();
+        let (bus, device) = (number("busnum")?, number("devnum")?);
+        Ok(format!("/dev/bus/usb/{bus:03}/{device:03}"))
+    }
+
+    /// The numbers of its interfaces: communications and data.
+    ///
+    /// # Errors
+    ///
+    /// If it has none.
+    pub(crate) fn interface_numbers(&self) -> Result<[u8; 2]> {
+        let number = |class| -> Result<u8> {
+            let interface = self.interface(class).context("an interface is missing")?;
+            hexadecimal(&attribute(&interface, "bInterfaceNumber"))
+        };
+        Ok([number(COMMUNICATIONS)?, number(DATA)?])
+    }
+
+    /// The addresses of its bulk endpoints: IN and OUT.
+    ///
+    /// # Errors
+    ///
+    /// If it has none.
+    pub(crate) fn bulk_endpoints(&self) -> Result<(u8, u8)> {
+        let data = self.interface(DATA).context("no data interface")?;
+        let endpoints: Vec<_> = fs::read_dir(data)?
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| attribute(path, "type") == "Bulk")
+            .collect();
+        let address = |direction| -> Result<u8> {
+            let endpoint = endpoints
+                .iter()
+                .find(|path| attribute(path, "direction") == direction);
+            let endpoint = endpoint.with_context(|| format!("no endpoint {direction}"))?;
+            hexadecimal(&attribute(endpoint, "bEndpointAddress"))
+        };
+        Ok((address("in")?, address("out")?))
     }
 
     /// The name of its tty, such as `ttyACM0`, while the stock serial driver has it.
