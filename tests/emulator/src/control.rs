@@ -24,14 +24,21 @@ pub struct Request {
     pub device: usize,
     /// Repeated in the answer, so that a late answer to somebody else can be told from one's own.
     pub id: Option<u64>,
+    /// In how many milliseconds to do it, 0 for at once; [`MAX_AFTER`] at most. It is answered at
+    /// once in any case; what goes wrong later is in the log only.
+    pub after: u64,
     /// What to do.
     pub op: Op,
 }
 
+/// The most milliseconds that a request can be put off: ten minutes.
+pub const MAX_AFTER: u64 = 600_000;
+
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// Unplug every device, forget faults and counters, go back to the command line's options.
+    /// Unplug every device, forget faults, counters and what was put off, go back to the command
+    /// line's options.
     Reset,
     /// Change what the device is. Plugged in, only `rate`, `split` and `interrupts` can change.
     Configure(Configure),
@@ -217,8 +224,12 @@ pub struct Status {
     pub reads: usize,
     /// Most of them at any time.
     pub most_reads: usize,
+    /// Transfers that the host has submitted, on any endpoint but 0.
+    pub transfers: u64,
     /// Transfers that the host has cancelled.
     pub cancelled: u64,
+    /// Notifications of the interrupt endpoint that were sent, since the host had asked for them.
+    pub notifications: u64,
     /// Transfers that ended in a stall, on any endpoint.
     pub stalls: u64,
     /// Whether bulk IN is halted.
@@ -286,6 +297,7 @@ impl Request {
         Self {
             device: 0,
             id: None,
+            after: 0,
             op,
         }
     }
@@ -318,6 +330,15 @@ impl Request {
                 .and_then(|k| usize::try_from(k).ok())
                 .ok_or_else(|| format!("\"device\" is a number from 0, not {value}"))?,
         };
+        let after = match fields.remove("after") {
+            None => 0,
+            Some(value) => value
+                .as_u64()
+                .filter(|after| *after <= MAX_AFTER)
+                .ok_or_else(|| {
+                    format!("\"after\" is 0 to {MAX_AFTER} milliseconds, not {value}")
+                })?,
+        };
         let op = match fields.remove("op") {
             Some(Value::String(op)) => op,
             _ => return Err(format!("a request needs an \"op\": one of {OPS}")),
@@ -334,7 +355,15 @@ impl Request {
             other => return Err(format!("no op is named \"{other}\": there are {OPS}")),
         }
         .map_err(|e| format!("{op}: {e}"))?;
-        Ok(Self { device, id, op })
+        if after > 0 && matches!(op, Op::Reset | Op::Status) {
+            return Err("reset and status cannot be put off by \"after\"".to_owned());
+        }
+        Ok(Self {
+            device,
+            id,
+            after,
+            op,
+        })
     }
 
     /// The line for the socket, with its newline.
@@ -357,6 +386,9 @@ impl Request {
         fields.insert("device".to_owned(), self.device.into());
         if let Some(id) = self.id {
             fields.insert("id".to_owned(), id.into());
+        }
+        if self.after > 0 {
+            fields.insert("after".to_owned(), self.after.into());
         }
         Ok(serde_json::to_string(&fields)? + "\n")
     }
@@ -475,10 +507,21 @@ impl<R: io::Read, W: Write> Client<R, W> {
     ///
     /// The operating system's; `Other` with the emulator's own line when it refuses.
     pub fn ask(&mut self, op: Op) -> io::Result<Reply> {
+        self.ask_after(0, op)
+    }
+
+    /// Asks for something to be done in so many milliseconds, at most [`MAX_AFTER`]; the answer
+    /// comes at once. For what has to happen while the asking machine is asleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`]; not what goes wrong later.
+    pub fn ask_after(&mut self, after: u64, op: Op) -> io::Result<Reply> {
         self.id += 1;
         let request = Request {
             device: self.device,
             id: Some(self.id),
+            after,
             op,
         };
         self.to.write_all(request.to_line()?.as_bytes())?;

@@ -712,6 +712,11 @@ impl Device {
         self.poll(now);
     }
 
+    /// The front end has passed a notification on to the host.
+    pub fn notified(&mut self) {
+        self.counters.notifications += 1;
+    }
+
     /// How it is. `connected` is left to the front end.
     pub fn status(&self) -> Status {
         let identity = &self.options.identity;
@@ -764,6 +769,9 @@ impl Device {
             return;
         };
         let configured = powered.configuration != 0;
+        if !matches!(transfer, Transfer::Control(..)) {
+            self.counters.transfers += 1;
+        }
         match transfer {
             Transfer::Control(setup, data) => self.control(id, setup, &data),
             Transfer::In(address, length) if configured && address == interfaces.in_address() => {

@@ -118,6 +118,8 @@ pub struct Server {
     once: bool,
     /// Whether QEMU ever was there.
     met: bool,
+    /// Requests that were put off, and when to carry them out; those of one time in their order.
+    later: Vec<(Duration, Request)>,
 }
 
 impl Server {
@@ -161,6 +163,7 @@ impl Server {
             log,
             once: settings.once,
             met: false,
+            later: Vec::new(),
         })
     }
 
@@ -181,6 +184,7 @@ impl Server {
                 }
                 self.settle_port(k);
             }
+            self.carry_out_due(now);
             self.settle_control();
             if self.once && self.met && self.ports.iter().all(|(_, peer)| peer.stream.is_none()) {
                 self.log.event("QEMU is gone: the end");
@@ -243,6 +247,7 @@ impl Server {
             .filter_map(|(port, _)| port.device.deadline());
         retries
             .chain(deadlines)
+            .chain(self.later.iter().map(|(due, _)| *due))
             .min()
             .map(|due| due.saturating_sub(now))
     }
@@ -421,13 +426,52 @@ impl Server {
     fn answer(&mut self, line: &str) -> Reply {
         let (id, request) = Request::from_line(line);
         let is_status = matches!(request, Ok(Request { op: Op::Status, .. }));
-        let result = request.and_then(|request| self.carry_out(request));
+        let result = request.and_then(|request| match request.after {
+            0 => self.carry_out(request),
+            after => {
+                self.check_device(request.device)?;
+                let due = self.log.start.elapsed() + Duration::from_millis(after);
+                self.later.push((due, request));
+                Ok(None)
+            }
+        });
         match &result {
             Ok(_) if is_status => self.log.detail(&format!("control: {line}")),
             Ok(_) => self.log.event(&format!("control: {line}")),
             Err(error) => self.log.error(&format!("control: {line}: {error}")),
         }
         Reply::new(id, result)
+    }
+
+    /// Does what was put off until now.
+    fn carry_out_due(&mut self, now: Duration) {
+        // The sort is stable: requests for the same time stay in their order.
+        self.later.sort_by_key(|(due, _)| *due);
+        while self.later.first().is_some_and(|(due, _)| *due <= now) {
+            let (_, request) = self.later.remove(0);
+            let (device, op) = (request.device, format!("{:?}", request.op));
+            match self.carry_out(request) {
+                Ok(_) => self
+                    .log
+                    .event(&format!("control, put off: device {device}: {op}")),
+                Err(error) => self
+                    .log
+                    .error(&format!("control, put off: device {device}: {op}: {error}")),
+            }
+        }
+    }
+
+    /// Makes sure that there is a device `k`.
+    ///
+    /// # Errors
+    ///
+    /// One line.
+    fn check_device(&self, k: usize) -> Result<(), String> {
+        let last = self.ports.len() - 1;
+        if k > last {
+            return Err(format!("there is no device {k}: the last one is {last}"));
+        }
+        Ok(())
     }
 
     /// Does what a good request asks.
@@ -441,13 +485,11 @@ impl Server {
     ) -> Result<Option<alpharng_emu::control::Status>, String> {
         let now = self.log.start.elapsed();
         let k = request.device;
-        let last = self.ports.len() - 1;
-        if k > last {
-            return Err(format!("there is no device {k}: the last one is {last}"));
-        }
+        self.check_device(k)?;
         let device = &mut self.ports[k].0.device;
         match request.op {
             Op::Reset => {
+                self.later.clear();
                 for (k, options) in self.options.iter().enumerate() {
                     let (port, _) = &mut self.ports[k];
                     port.device.reset(options.clone())?;

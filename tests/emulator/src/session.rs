@@ -439,6 +439,7 @@ impl Port {
         };
         let id = link.notification;
         link.notification += 1;
+        self.device.notified();
         self.send(
             id,
             Packet::Interrupt {

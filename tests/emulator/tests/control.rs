@@ -73,6 +73,31 @@ fn device_and_id() {
 }
 
 #[test]
+fn a_request_can_be_put_off() {
+    let request = |line: &str| Request::from_line(line).1.unwrap();
+    let unplug = request(r#"{"op":"unplug","after":2500}"#);
+    assert_eq!(
+        (unplug.after, &unplug.op),
+        (2500, &Op::Unplug(Unplug { at: None }))
+    );
+    assert_eq!(request(&unplug.to_line().unwrap()), unplug);
+    assert_eq!(request(r#"{"op":"plug","after":600000}"#).after, 600_000);
+    assert_eq!(request(r#"{"op":"plug"}"#).after, 0);
+    for bad in ["-1", "1.5", "600001", "\"soon\""] {
+        is_refused(
+            &format!(r#"{{"op":"plug","after":{bad}}}"#),
+            "\"after\" is 0 to 600000 milliseconds",
+        );
+    }
+    for op in ["reset", "status"] {
+        is_refused(
+            &format!(r#"{{"op":"{op}","after":5}}"#),
+            "cannot be put off",
+        );
+    }
+}
+
+#[test]
 fn configure() {
     is(r#"{"op":"configure"}"#, Op::Configure(Configure::default()));
     is(

@@ -420,8 +420,10 @@ fn reads_end_in_order() {
     let mut host = Host::new(options());
     let reads: Vec<u64> = (0..40).map(|_| host.read(512)).collect();
     assert_eq!(host.device.status().most_reads, 40);
+    assert_eq!(host.device.status().transfers, 40);
     host.done.clear();
     host.write_now(b"x");
+    assert_eq!(host.device.status().transfers, 41);
     host.write_now(b"x");
     let ended: Vec<u64> = host.done.iter().map(|c| c.id).collect();
     let order: Vec<u64> = ended.into_iter().filter(|id| reads.contains(id)).collect();

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alpharng_emu::control::{Client, Configure};
+use alpharng_emu::control::{Client, Configure, Op, Unplug};
 use alpharng_emu::fault::{At, Fault, Kind};
 use alpharng_emu::stream::{block, Command as DeviceCommand, SourceSpec};
 use alpharng_emu::usbredir::{Packet, Status};
@@ -226,6 +226,65 @@ fn control_over_a_socket_that_qemu_makes() {
             .starts_with("{\"ok\":true,\"id\":1,\"plugged\":true"));
         assert_eq!(lines.next().unwrap(), "{\"ok\":true,\"id\":2}");
     }
+}
+
+/// What is put off is answered at once, and happens in the order of its times, not of its asking.
+#[test]
+fn what_is_put_off_happens_in_its_time() {
+    let (folder, [listener]) = sockets();
+    let program = Program::start(folder, 1, &["--serial", "FIRST"]);
+    let mut qemu = accept(&listener);
+    qemu.attach();
+    let mut control = program.control();
+    let start = Instant::now();
+    let serial = Configure {
+        serial: Some("SECOND".to_owned()),
+        ..Configure::default()
+    };
+    control.ask_after(900, Op::Plug).unwrap();
+    control
+        .ask_after(300, Op::Unplug(Unplug::default()))
+        .unwrap();
+    control.ask_after(600, Op::Configure(serial)).unwrap();
+    // Long past what the test waits for.
+    control
+        .ask_after(600_000, Op::Unplug(Unplug::default()))
+        .unwrap();
+    let status = control.status().unwrap();
+    assert!(status.plugged && status.serial == "FIRST");
+
+    let mut wait_until_plugged = |plugged: bool, serial: &str| {
+        let mut status = control.status().unwrap();
+        while (status.plugged, status.serial.as_str()) != (plugged, serial) {
+            assert!(start.elapsed() < PATIENCE, "{status:?}");
+            thread::sleep(Duration::from_millis(5));
+            status = control.status().unwrap();
+        }
+        start.elapsed()
+    };
+    assert!(wait_until_plugged(false, "FIRST") >= Duration::from_millis(300));
+    assert!(wait_until_plugged(false, "SECOND") >= Duration::from_millis(600));
+    assert!(wait_until_plugged(true, "SECOND") >= Duration::from_millis(900));
+
+    // What fails in its time is in the log: the device is plugged in.
+    let serial = Configure {
+        serial: Some("THIRD".to_owned()),
+        ..Configure::default()
+    };
+    control.ask_after(1, Op::Configure(serial)).unwrap();
+    // A reset forgets what is still to come.
+    control.ask_after(300, Op::Plug).unwrap();
+    thread::sleep(Duration::from_millis(100));
+    control.reset().unwrap();
+    thread::sleep(Duration::from_millis(500));
+    assert!(!control.status().unwrap().plugged);
+    let log = program.log();
+    assert!(log.contains("control, put off: device 0: Plug"), "{log}");
+    let refused = "the device is plugged in: unplug it first";
+    let refused = log
+        .lines()
+        .any(|line| line.contains("put off") && line.contains(refused));
+    assert!(refused, "{log}");
 }
 
 #[test]

@@ -540,6 +540,7 @@ fn notifications_go_to_who_asks_for_them() {
     assert_eq!(guest.next().packet, status(Status::Success, 0x81));
     guest.pass(ms(1000));
     guest.nothing();
+    assert_eq!(guest.port.device.status().notifications, 3);
 }
 
 #[test]
