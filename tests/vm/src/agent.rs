@@ -55,6 +55,7 @@ use std::{
         OpenOptions, //
     },
     io::{
+        self,
         ErrorKind,
         Read,
         Write, //
@@ -82,7 +83,8 @@ use std::{
             Sender, //
         },
         Arc,
-        Mutex, //
+        Mutex,
+        MutexGuard, //
     },
     thread,
     time::{
@@ -101,6 +103,9 @@ const DEVICE_TIME: Duration = Duration::from_secs(60);
 /// How long output may still come after the job's end. It ends with the job, unless the job has left
 /// something running that holds its output open.
 const LAST_OUTPUT_TIME: Duration = Duration::from_secs(2);
+
+/// What a port that is gone says: `ENODEV`.
+const NO_DEVICE: i32 = rustix::io::Errno::NODEV.raw_os_error();
 
 /// Console log level (`dmesg -n`) that lets everything through.
 const LOG_ALL: &str = "8";
@@ -359,9 +364,80 @@ fn environment(command: &mut Command) -> &mut Command {
         .env("USER", "root")
 }
 
+/// The port to the host. Where its driver lets go of it and takes it again, it is opened anew.
+///
+/// A job may have the driver do that: behind a suspend, a port that Linux 7.3.4 knows as closed by the
+/// host stays so otherwise, for the driver asks before it can hear the answer.
+#[derive(Clone)]
+struct Port(Arc<Mutex<Opened>>);
+
+/// The port as it is open now.
+struct Opened {
+    /// The file, for reading.
+    from: Arc<File>,
+    /// The same, for writing.
+    to: Arc<File>,
+}
+
+impl Port {
+    /// A port that is open in these files.
+    fn new(from: File, to: File) -> Port {
+        let (from, to) = (Arc::new(from), Arc::new(to));
+        Port(Arc::new(Mutex::new(Opened { from, to })))
+    }
+
+    /// The files.
+    fn lock(&self) -> MutexGuard<'_, Opened> {
+        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Opens the port anew, unless somebody has done so since it was open in `file`.
+    fn reopen(&self, file: &Arc<File>) -> io::Result<()> {
+        let mut opened = self.lock();
+        if Arc::ptr_eq(file, &opened.from) || Arc::ptr_eq(file, &opened.to) {
+            // Going, it may still be found and not be opened.
+            let port = wait_for(frame::PORT, || open_port(frame::PORT).ok());
+            let port = Arc::new(port.map_err(io::Error::other)?);
+            (opened.from, opened.to) = (port.clone(), port);
+        }
+        Ok(())
+    }
+
+    /// Does `transfer` with the file that `choose` finds, again each time the port was gone.
+    fn transfer(
+        &self,
+        choose: fn(&Opened) -> &Arc<File>,
+        mut transfer: impl FnMut(&File) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            let file = choose(&self.lock()).clone();
+            match transfer(&file) {
+                Err(error) if error.raw_os_error() == Some(NO_DEVICE) => self.reopen(&file)?,
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Read for Port {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.transfer(|opened| &opened.from, |mut file| file.read(buffer))
+    }
+}
+
+impl Write for Port {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.transfer(|opened| &opened.to, |mut file| file.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The port to the host, for several threads to write to.
 #[derive(Clone)]
-struct Host(Arc<Mutex<File>>);
+struct Host(Arc<Mutex<Port>>);
 
 impl Host {
     /// Sends a frame. With the host gone there is nothing left to do, so that ends the machine.
@@ -392,8 +468,9 @@ fn standard_files() -> Result<(File, File)> {
 }
 
 /// Does what the host says, until the host closes the port.
-fn serve(mut from: File, to: File) -> Result<()> {
-    let host = Host(Arc::new(Mutex::new(to)));
+fn serve(from: File, to: File) -> Result<()> {
+    let mut from = Port::new(from, to);
+    let host = Host(Arc::new(Mutex::new(from.clone())));
     let mut input: Option<Sender<Input>> = None;
     while let Some(frame) = Frame::read(&mut from)? {
         // A job that has ended does not take its input any more: that is no error.
