@@ -727,7 +727,8 @@ impl Pool {
                     (None, _) if nonblocking => break EAGAIN,
                     (None, _) => {
                         inner.sleepers = inner.sleepers.saturating_add(1);
-                        let signal = self.readers.wait_interruptible(&mut inner);
+                        // A suspend of the machine is no signal: it does not cut a read short.
+                        let signal = self.readers.wait_interruptible_freezable(&mut inner);
                         inner.sleepers = inner.sleepers.saturating_sub(1);
                         if signal {
                             break ERESTARTSYS;
