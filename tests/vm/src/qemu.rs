@@ -12,7 +12,11 @@ use std::path::{
 };
 
 /// USB devices that the emulator may plug in at most.
-pub const DEVICES: usize = 4;
+pub const DEVICES: usize = 5;
+
+/// Index of the device that has an EHCI controller to itself: a port there keeps its state in a suspend of
+/// the machine's devices. The others share an xHCI controller, whose state is lost then.
+pub const EHCI_DEVICE: usize = 4;
 
 /// Name of the virtio port that tests talk to the emulator over.
 pub const EMULATOR_PORT: &str = "alrandom.emu";
@@ -154,10 +158,16 @@ pub fn arguments(settings: &Settings) -> Vec<String> {
     }
     if settings.usb {
         add("-device", "qemu-xhci,id=xhci,p2=8,p3=8".into());
+        add("-device", "usb-ehci,id=ehci".into());
         for index in 0..DEVICES {
             let id = format!("usb{index}");
             add("-chardev", socket(&id, &usb_socket(&settings.run, index)));
-            add("-device", format!("usb-redir,chardev={id},bus=xhci.0"));
+            let bus = if index == EHCI_DEVICE {
+                "ehci.0"
+            } else {
+                "xhci.0"
+            };
+            add("-device", format!("usb-redir,chardev={id},bus={bus}"));
         }
         add(
             "-chardev",
@@ -201,12 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn four_usb_sockets_and_the_emulators_port_are_wired() {
+    fn five_usb_sockets_and_the_emulators_port_are_wired() {
         let arguments = arguments(&settings());
         let devices = values(&arguments, "-device");
         let sockets = values(&arguments, "-chardev");
-        for index in 0..4 {
-            assert!(devices.contains(&format!("usb-redir,chardev=usb{index},bus=xhci.0")));
+        for (index, bus) in ["xhci.0", "xhci.0", "xhci.0", "xhci.0", "ehci.0"]
+            .into_iter()
+            .enumerate()
+        {
+            assert!(devices.contains(&format!("usb-redir,chardev=usb{index},bus={bus}")));
             assert!(sockets.contains(&format!(
                 "socket,id=usb{index},path=/run/usb{index}.sock,server=on,wait=off"
             )));
@@ -223,7 +236,7 @@ mod tests {
             ..settings()
         });
         let text = arguments.join(" ");
-        for word in ["usb-redir", "xhci", "emu.sock"] {
+        for word in ["usb-redir", "xhci", "ehci", "emu.sock"] {
             assert!(!text.contains(word), "{word} in {text}");
         }
     }
