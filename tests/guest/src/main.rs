@@ -29,6 +29,7 @@ mod other_reads;
 mod params;
 mod pipelining;
 mod polling;
+mod power;
 mod proc_info;
 mod read_table;
 mod rngd;
@@ -83,6 +84,10 @@ const FILES: &[&[Test]] = &[
     catalogue::TESTS,
     broken_build::TESTS,
 ];
+
+/// Tests that suspend the machine, which the small debug kernel cannot (`CONFIG_PM_DEBUG`, a clock that
+/// wakes it).
+const SUSPEND_FILES: &[&[Test]] = &[power::TESTS];
 
 /// Tests that need a machine whose init is systemd; in their order.
 const SYSTEMD_FILES: &[&[Test]] = &[systemd::TESTS, rngd_service::TESTS];
@@ -158,7 +163,9 @@ fn all(options: &Options) -> Vec<Test> {
     } else if options.bugs {
         BUGS.concat()
     } else {
-        [FILES, SYSTEMD_FILES, DEBUG_FILES].concat().concat()
+        [FILES, SUSPEND_FILES, SYSTEMD_FILES, DEBUG_FILES]
+            .concat()
+            .concat()
     }
 }
 
@@ -182,7 +189,7 @@ fn select(options: &Options) -> Result<Vec<Test>> {
     } else if options.systemd {
         SYSTEMD_FILES.concat()
     } else {
-        FILES.concat()
+        [FILES, SUSPEND_FILES].concat().concat()
     };
     let named = |test: &Test| {
         let name = test.name();

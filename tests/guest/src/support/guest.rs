@@ -18,13 +18,15 @@ use super::{
     usb::UsbDevice,
     wait::{
         wait_for,
-        wait_until, //
+        wait_until,
+        wait_until_within, //
     },
 };
 use alpharng_emu::{
     control::{
         Client,
-        Configure, //
+        Configure,
+        Status, //
     },
     fault::{
         Fault,
@@ -49,10 +51,18 @@ use std::{
 };
 
 /// The port that leads to the emulator, as udev names it.
-const EMULATOR: &str = "/dev/virtio-ports/alrandom.emu";
+pub(crate) const EMULATOR: &str = "/dev/virtio-ports/alrandom.emu";
 
 /// How many devices the emulator can plug in.
-const DEVICES: usize = 4;
+const DEVICES: usize = 5;
+
+/// The device that has an EHCI controller to itself (tests/vm/src/qemu.rs); the others share an xHCI
+/// controller.
+pub(crate) const EHCI_DEVICE: usize = 4;
+
+/// How long a device may be asked before it is given up: 15 attempts of a second, twice, since who is told
+/// of it has it tried once more; and the same again.
+const GIVING_UP: std::time::Duration = std::time::Duration::from_secs(70);
 
 /// Where the kernel shows that the module is loaded.
 pub(crate) const LOADED: &str = "/sys/module/alrandom";
@@ -341,6 +351,25 @@ impl Guest {
             same >= 5 && status.blocks > 0 && status.pending == 0
         })?;
         Ok(last.0)
+    }
+
+    /// Waits until the module has given device 0 up: until nothing at all has come from the host for two
+    /// seconds, longer than an attempt takes. Returns the device's numbers from then on.
+    ///
+    /// # Errors
+    ///
+    /// If that does not happen.
+    pub(crate) fn wait_until_given_up(&mut self) -> Result<Status> {
+        let mut last = self.emulator.device(0).status()?;
+        wait_until_within(GIVING_UP, "the device to be given up", || {
+            std::thread::sleep(std::time::Duration::from_secs(2));
+            self.emulator.status().is_ok_and(|status| {
+                let level = status == last;
+                last = status;
+                level
+            })
+        })?;
+        Ok(last)
     }
 
     /// Waits until the module is full, and has the device answer no command from then on. Returns the

@@ -13,6 +13,7 @@ pub(crate) mod readme;
 pub(crate) mod rngd;
 pub(crate) mod runner;
 pub(crate) mod stream;
+pub(crate) mod suspend;
 pub(crate) mod sys;
 pub(crate) mod test;
 pub(crate) mod tty;
@@ -20,6 +21,7 @@ pub(crate) mod uring;
 pub(crate) mod usb;
 pub(crate) mod usbfs;
 pub(crate) mod wait;
+pub(crate) mod works;
 
 pub(crate) use self::{
     background::Background,

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! System calls that no safe wrapper offers: with bad addresses, and signals for one thread.
+//! System calls that no safe wrapper offers: with bad addresses, signals for one thread, and requests to
+//! the USB core.
 
 #![expect(
     unsafe_code,
-    reason = "a test of bad addresses has to pass some, and signal handlers have no safe interface"
+    reason = "a test of bad addresses has to pass some, and neither signal handlers nor ioctl(2) have a \
+              safe interface"
 )]
 
 use rustix::{
@@ -151,6 +153,18 @@ pub(crate) fn run_when_idle() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: The call only reads its argument; 0 is the calling thread.
     match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `USBDEVFS_RESET` of the kernel's `uapi/linux/usbdevice_fs.h`: number 20 of type `U`, without an argument.
+const USBDEVFS_RESET: libc::c_ulong = 0x5514;
+
+/// Has the kernel reset the USB device whose node is open in `fd`.
+pub(crate) fn usb_reset(fd: impl AsFd) -> io::Result<()> {
+    // SAFETY: The request has no argument, so no memory is touched.
+    match unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), USBDEVFS_RESET as _) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

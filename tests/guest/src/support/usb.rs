@@ -2,6 +2,7 @@
 
 //! The device as the kernel's USB core sees it, in sysfs.
 
+use super::sys::usb_reset;
 use anyhow::{
     Context,
     Result, //
@@ -56,6 +57,30 @@ impl UsbDevice {
     /// Whether it is still plugged in.
     pub(crate) fn is_there(&self) -> bool {
         self.path.exists()
+    }
+
+    /// Sets one of its attributes.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    pub(crate) fn set(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.path.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Has the kernel reset it, as a program may that has it open (`USBDEVFS_RESET`).
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    pub(crate) fn reset(&self) -> Result<()> {
+        let number = |name| self.attribute(name).parse::<u32>();
+        let (bus, device) = (number("busnum")?, number("devnum")?);
+        let path = format!("/dev/bus/usb/{bus:03}/{device:03}");
+        let file = fs::File::options().write(true).open(&path);
+        let file = file.with_context(|| format!("cannot open {path}"))?;
+        usb_reset(&file).with_context(|| format!("cannot reset {path}"))
     }
 
     /// One of its attributes; empty where there is none.
