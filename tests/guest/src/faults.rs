@@ -7,21 +7,40 @@
 use crate::support::{
     stream::blocks_of,
     tests,
+    tty::Tty,
+    wait_until,
+    works::Works,
+    Background,
     Guest,
     Node,
     Test,
     BLOCK, //
 };
-use alpharng_emu::fault::{
-    Direction,
-    Fault,
-    Kind,
-    TransferError, //
+use alpharng_emu::{
+    control::Configure,
+    fault::{
+        ControlAnswer,
+        ControlFault,
+        ControlRequest,
+        Direction,
+        Fault,
+        Kind,
+        TransferError, //
+    },
+    stream::Command,
 };
 use anyhow::{
     ensure,
     Context,
     Result, //
+};
+use rustix::io::Errno;
+use std::{
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    }, //
 };
 
 /// The tests of this file.
@@ -43,6 +62,10 @@ pub(crate) const TESTS: &[Test] = tests![
     babble,
     empty_transfers_are_nothing,
     one_after_the_other,
+    halt_that_cannot_be_cleared,
+    attempts_are_counted_and_spaced,
+    a_dead_device_costs_nothing,
+    a_flood_of_notifications_costs_nothing,
 ];
 
 /// What becomes of the answer with the fault.
@@ -277,4 +300,229 @@ fn one_after_the_other(guest: &mut Guest) -> Result<()> {
     }
     let missing: Vec<_> = (first..first + 8).collect();
     guest.expect_stream_but(&bytes, &missing)
+}
+
+/// The device stalls the very request that would end the stall: the attempts run out, and when it takes the
+/// request again, the stream goes on.
+fn halt_that_cannot_be_cleared(guest: &mut Guest) -> Result<()> {
+    let node = start(guest)?;
+    guest.wait_until_full()?;
+    let bad = guest.emulator.status()?.next_block;
+    guest.emulator.control_fault(ControlFault {
+        request: ControlRequest::ClearHalt,
+        answer: ControlAnswer::Stall,
+        count: 0,
+    })?;
+    guest.emulator.fault(Fault::next(Kind::Stall {
+        endpoint: Direction::In,
+        bytes: 512,
+    }))?;
+    guest.log.announce("USB transfer failed");
+    let ready = (usize::try_from(bad)? - 1) * BLOCK;
+    let mut bytes = node.read_all(ready)?;
+    ensure!(node.read(1) == Err(Errno::IO));
+    guest.log.wait_for("no answer after 15 attempts")?;
+    guest
+        .log
+        .wait_for("the halt of an endpoint could not be cleared")?;
+
+    guest.emulator.clear_faults()?;
+    // A read that comes while an attempt fails still fails with it.
+    wait_until("the device to answer again", || match node.read(BLOCK) {
+        Ok(more) => {
+            bytes.extend(more);
+            true
+        }
+        Err(_) => false,
+    })?;
+    bytes.extend(node.read_all(50_000)?);
+    ensure!(!guest.emulator.status()?.halted_in);
+    let sent = guest.emulator.status()?.next_block;
+    let blocks = blocks_of(guest.seed, sent, &bytes)?;
+    let first = blocks.iter().find(|block| **block >= bad);
+    let first = *first.context("nothing has come since")?;
+    // The commands of the attempts have used up a block each.
+    ensure!(
+        (bad + 1..=bad + 45).contains(&first),
+        "{first} behind {bad}"
+    );
+    guest.expect_stream_but(&bytes, &(bad..first).collect::<Vec<_>>())
+}
+
+/// How many times a command is tried (README.md, Reading).
+const ATTEMPTS: u64 = 15;
+
+/// How long an answer may take (device.md: the vendor waits 1 s).
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+
+/// How long the line has to be quiet before a command is tried again (protocol.rs, `QUIET`).
+const QUIET_TIME: Duration = Duration::from_millis(50);
+
+/// Has the device answer no command well from the first on, and has a read wait for it. Returns its error,
+/// how many commands there were until then, and how long that took. No two commands may be closer to each
+/// other than `spacing`.
+fn fail_all_attempts(
+    guest: &mut Guest,
+    kind: Kind,
+    spacing: Duration,
+) -> Result<(Errno, u64, Duration)> {
+    guest.begin_anew()?;
+    guest.emulator.fault(Fault::next(kind).count(0))?;
+    for text in ["trying again", "given up until", "no answer after 15"] {
+        guest.log.announce(text);
+    }
+    let told = guest.log.count("no answer after 15");
+    let begin = Instant::now();
+    let node = start(guest)?;
+    let reader = Background::start(move || node.read(1))?;
+    // How many commands the device had seen, at some time between these two.
+    let mut samples = Vec::new();
+    while guest.log.count("no answer after 15") == told {
+        let before = Instant::now();
+        let status = guest.emulator.status()?;
+        // A command that is not taken, or stalled, is only seen as a transfer.
+        let commands = status.commands.of(Command::Entropy);
+        samples.push((before, commands, Instant::now()));
+        ensure!(begin.elapsed() < 4 * PATIENCE_OF_ATTEMPTS, "no end of it");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let took = begin.elapsed();
+    for (k, (from, first, _)) in samples.iter().enumerate() {
+        for (_, last, to) in &samples[k..] {
+            let most = (*to - *from).div_duration_f64(spacing) as u64 + 1;
+            ensure!(
+                last - first <= most,
+                "{} commands in {:?}",
+                last - first,
+                *to - *from
+            );
+        }
+    }
+    let error = reader.join()?.err().context("a byte was delivered")?;
+    Ok((error, samples.last().map_or(0, |sample| sample.1), took))
+}
+
+/// How long all attempts take where each fails by silence.
+const PATIENCE_OF_ATTEMPTS: Duration = Duration::from_secs(16);
+
+/// Attempts are counted, and spaced: by the time that an answer may take where the device is silent, and
+/// by a pause otherwise.
+fn attempts_are_counted_and_spaced(guest: &mut Guest) -> Result<()> {
+    let spacing = ANSWER_TIME + QUIET_TIME;
+    let (error, commands, took) = fail_all_attempts(guest, Kind::Silent, spacing)?;
+    ensure!((error, commands) == (Errno::TIMEDOUT, ATTEMPTS));
+    // Seconds are seconds, with whatever frequency the kernel's clock ticks. The upper limit is far off:
+    // the machine may be slow, but not twice as slow as that.
+    ensure!(took >= (ATTEMPTS as u32) * ANSWER_TIME, "{took:?}");
+    ensure!(took < 2 * PATIENCE_OF_ATTEMPTS, "{took:?}");
+
+    // Behind the first failure, a complete answer only tells that host and device are in step.
+    let in_step = 2 * ATTEMPTS - 1;
+    for (kind, expected) in [
+        (Kind::Status { value: 255 }, in_step),
+        (Kind::Extra { bytes: 1 }, ATTEMPTS),
+        (
+            Kind::Stall {
+                endpoint: Direction::In,
+                bytes: 512,
+            },
+            ATTEMPTS,
+        ),
+    ] {
+        let name = format!("{kind:?}");
+        let (error, commands, _) =
+            fail_all_attempts(guest, kind, QUIET_TIME).with_context(|| name.clone())?;
+        ensure!(
+            (error, commands) == (Errno::IO, expected),
+            "{name}: {error:?} after {commands} commands"
+        );
+    }
+    Ok(())
+}
+
+/// A device that was given up is left alone: it sees no transfer, and the module's work does not run.
+fn a_dead_device_costs_nothing(guest: &mut Guest) -> Result<()> {
+    /// For how long to look.
+    const SPAN: Duration = Duration::from_secs(3);
+
+    for kind in [
+        Kind::Silent,
+        Kind::Stall {
+            endpoint: Direction::In,
+            bytes: 0,
+        },
+        Kind::Stall {
+            endpoint: Direction::Out,
+            bytes: 0,
+        },
+        Kind::Error {
+            status: TransferError::IoError,
+            transfers: 1000,
+        },
+        Kind::Error {
+            status: TransferError::Babble,
+            transfers: 1000,
+        },
+        Kind::ZeroLength { transfers: 1000 },
+        Kind::Extra { bytes: 1 },
+    ] {
+        let name = format!("{kind:?}");
+        guest.begin_anew()?;
+        for text in ["trying again", "given up until", "no answer after 15"] {
+            guest.log.announce(text);
+        }
+        guest.emulator.fault(Fault::next(kind.clone()).count(0))?;
+        let works = Works::watch()?;
+        let node = start(guest)?;
+        let error = node.read(1).err().with_context(|| name.clone())?;
+        let expected = if kind == Kind::Silent {
+            Errno::TIMEDOUT
+        } else {
+            Errno::IO
+        };
+        ensure!(error == expected, "{name}: {error:?}");
+        // The work ran, so that its runs are seen.
+        ensure!(works.take_runs()? > 0, "{name}");
+        // Whoever was told that it is dead has had it tried once more.
+        let last = guest.wait_until_given_up()?;
+        ensure!(
+            last.commands.of(Command::Entropy) <= 2 * ATTEMPTS,
+            "{name}: {last:?}"
+        );
+
+        works.take_runs()?;
+        thread::sleep(SPAN);
+        ensure!(works.take_runs()? == 0, "{name}: the work runs");
+        let now = guest.emulator.status()?;
+        ensure!(now == last, "{name}: {now:?} after {last:?}");
+    }
+    Ok(())
+}
+
+/// The communications interface sends notifications as often as it can: nobody asks for them, so they
+/// never come, and the stream is as ever.
+fn a_flood_of_notifications_costs_nothing(guest: &mut Guest) -> Result<()> {
+    guest.configure(Configure {
+        interrupts: Some(1000),
+        ..Configure::default()
+    })?;
+    // Who does ask gets them.
+    let device = guest.plug()?;
+    let tty = Tty::open(&device)?;
+    wait_until("notifications", || {
+        let status = guest.emulator.status();
+        status.is_ok_and(|status| status.notifications > 100)
+    })?;
+    drop(tty);
+    guest.unplug()?;
+    let before = guest.emulator.status()?.notifications;
+
+    guest.load(&[])?;
+    let mut stream = guest.replug()?;
+    let node = Node::open()?;
+    stream.expect(&node.read_all(100 * BLOCK)?)?;
+    thread::sleep(Duration::from_millis(500));
+    stream.expect(&node.read_all(100 * BLOCK)?)?;
+    ensure!(guest.emulator.status()?.notifications == before);
+    Ok(())
 }
