@@ -3,9 +3,11 @@
 //! Taking the device from the stock serial driver, and giving it back.
 
 use crate::support::{
+    leaks::Leaks,
     tests,
     tty::Tty,
     wait_until,
+    Background,
     Guest,
     Node,
     Stream,
@@ -15,16 +17,38 @@ use crate::support::{
 };
 use alpharng_emu::stream::{
     block,
-    Command, //
+    Command as EmuCommand, //
 };
 use anyhow::{
     ensure,
     Context,
     Result, //
 };
-use rustix::io::Errno;
+use rustix::{
+    fs::{
+        Mode,
+        OFlags, //
+    },
+    io::Errno,
+    termios::OptionalActions, //
+};
 use std::{
+    collections::HashSet,
     fs,
+    os::unix::fs::MetadataExt,
+    process::{
+        Child,
+        Command,
+        Stdio, //
+    },
+    sync::{
+        atomic::{
+            AtomicBool,
+            AtomicUsize,
+            Ordering, //
+        },
+        Arc, //
+    },
     thread,
     time::Duration, //
 };
@@ -35,8 +59,10 @@ pub(crate) const TESTS: &[Test] = tests![
     held_tty_is_left_alone_and_taken_when_it_is_closed,
     held_tty_is_taken_when_a_reader_asks,
     held_tty_that_is_unplugged_is_forgotten,
+    programs_keep_their_tty_however_they_hold_it,
+    probed_by_another_program_it_is_taken_when_that_is_done,
     one_of_several_is_used_and_the_next_takes_over,
-    hot_plugged_20_times_it_is_always_taken,
+    hot_plugged_200_times_it_is_always_taken,
     unbound_by_root_it_stays_so,
 ];
 
@@ -60,8 +86,188 @@ fn taken_at_load_and_given_back_at_unload(guest: &mut Guest) -> Result<()> {
     let next = guest.emulator.status()?.next_block;
     ensure!(next == blocks);
     let answer = Tty::open(&device)?.ask(b'x')?;
-    ensure!(answer[..BLOCK] == block(guest.seed, Command::Entropy, next)[..]);
+    ensure!(answer[..BLOCK] == block(guest.seed, EmuCommand::Entropy, next)[..]);
     Ok(())
+}
+
+/// What the log says of a device that a program has.
+const BUSY: &str = "AlphaRNG is in use by another program";
+
+/// A program that has a tty open until this is dropped.
+struct Holder(Child);
+
+impl Holder {
+    /// Starts `argv`, and waits until it is the program `name` and has the tty of `device` open.
+    fn start(argv: &[&str], name: &str, device: &UsbDevice) -> Result<Self> {
+        let tty = format!("/dev/{}", device.tty()?);
+        wait_until("the tty's node", || fs::exists(&tty).unwrap_or(false))?;
+        let argv: Vec<_> = argv.iter().map(|word| word.replace("TTY", &tty)).collect();
+        let program = Command::new(&argv[0])
+            .args(&argv[1..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let holder = Self(program);
+        let process = format!("/proc/{}", holder.0.id());
+        wait_until("a program to open the tty", || {
+            let files = fs::read_dir(format!("{process}/fd")).into_iter().flatten();
+            let links = files.flatten().map(|file| fs::read_link(file.path()));
+            let open = links.flatten().any(|target| target.as_os_str() == &*tty);
+            let text = fs::read_to_string(format!("{process}/comm")).unwrap_or_default();
+            open && text.trim() == name
+        })?;
+        Ok(holder)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // It may have ended by itself, and the test finds out.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// While `hold` holds the tty the device is left alone, which the log says once; then it is taken.
+fn expect_left_alone<T>(
+    guest: &mut Guest,
+    hold: impl FnOnce(&UsbDevice) -> Result<T>,
+) -> Result<()> {
+    guest.begin_anew()?;
+    let told = guest.log.count(BUSY);
+    let device = guest.plug()?;
+    let holder = hold(&device)?;
+    guest.load(&[])?;
+    // It is tried again each second.
+    thread::sleep(Duration::from_millis(2500));
+    ensure!(guest.log.count(BUSY) == told + 1);
+    ensure!(device.is_with_cdc_acm(), "the device was taken away");
+    ensure!(Node::open()?.read(1) == Err(Errno::NODEV));
+    drop(holder);
+    wait_until("the device to be in use", || device.is_in_use())?;
+    guest.stream().expect(&Node::open()?.read_all(50_000)?)
+}
+
+/// A program keeps its tty, whether it has only opened it, has locked it for its like (`flock(2)`), or has
+/// closed it to all others (`TIOCEXCL`).
+fn programs_keep_their_tty_however_they_hold_it(guest: &mut Guest) -> Result<()> {
+    expect_left_alone(guest, |device| {
+        Holder::start(&["cat", "TTY"], "cat", device)
+    })
+    .context("only opened")?;
+    expect_left_alone(guest, |device| {
+        let locked = ["flock", "--no-fork", "TTY", "sleep", "1000"];
+        Holder::start(&locked, "sleep", device)
+    })
+    .context("locked")?;
+    expect_left_alone(guest, |device| {
+        let tty = Tty::open(device)?;
+        tty.make_exclusive()?;
+        Ok(tty)
+    })
+    .context("closed to others")
+}
+
+/// A program as ModemManager is: opens each new tty of the stock serial driver as soon as it is there, asks
+/// it for its modem, listens for a moment, and closes it.
+struct Prober {
+    /// How many it has opened.
+    opened: Arc<AtomicUsize>,
+    /// Makes it end.
+    stop: Arc<AtomicBool>,
+    /// What it does.
+    thread: Background<()>,
+}
+
+impl Prober {
+    /// How long it listens.
+    const LISTENS: Duration = Duration::from_millis(500);
+
+    /// The modem's commands. A part of the last is one of the device's, whose answer is left there.
+    const COMMANDS: &[u8] = b"AT\rAT+GCAP\rATI1\r";
+
+    /// Starts it.
+    fn start() -> Result<Self> {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (count, stopped) = (opened.clone(), stop.clone());
+        let thread = Background::start(move || {
+            let mut known = HashSet::new();
+            while !stopped.load(Ordering::Relaxed) {
+                for k in 0..4 {
+                    let path = format!("/dev/ttyACM{k}");
+                    // A node that is made anew is another file.
+                    let Ok(file) = fs::metadata(&path).map(|file| file.ino()) else {
+                        continue;
+                    };
+                    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK;
+                    if !known.insert(file) {
+                        continue;
+                    }
+                    let Ok(tty) = rustix::fs::open(&path, flags, Mode::empty()) else {
+                        continue;
+                    };
+                    // It may be gone at any time. Left as it is, it would send back what comes.
+                    if let Ok(mut settings) = rustix::termios::tcgetattr(&tty) {
+                        settings.make_raw();
+                        let _ = rustix::termios::tcsetattr(&tty, OptionalActions::Now, &settings);
+                    }
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let _ = rustix::io::write(&tty, Self::COMMANDS);
+                    thread::sleep(Self::LISTENS);
+                    let _ = rustix::io::read(&tty, &mut [0; 100]);
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        })?;
+        Ok(Self {
+            opened,
+            stop,
+            thread,
+        })
+    }
+
+    /// How many it has opened.
+    fn opened(&self) -> usize {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Ends it.
+    fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join()
+    }
+}
+
+/// A program that opens each tty at once and talks to it does not keep the device from the module, whoever
+/// of the two is first, and nothing of what it has left there is delivered.
+fn probed_by_another_program_it_is_taken_when_that_is_done(guest: &mut Guest) -> Result<()> {
+    let prober = Prober::start()?;
+    for round in 0..3 {
+        guest.begin_anew()?;
+        let told = guest.log.count(BUSY);
+        let device = guest.plug()?;
+        wait_until("the tty to be opened", || prober.opened() == round + 1)?;
+        guest.load(&[])?;
+        let node = Node::open()?;
+        wait_until("the device to be in use", || device.is_in_use())?;
+        ensure!(guest.log.count(BUSY) == told + 1);
+        guest.stream().expect(&node.read_all(50_000)?)?;
+        // Somebody did ask it for something.
+        ensure!(guest.emulator.status()?.commands.of(EmuCommand::NoiseOne) == 1);
+        // Before the module is unloaded, which would give the device a tty again.
+        guest.unplug()?;
+    }
+    // From here on it is a race.
+    let node = Node::open()?;
+    for round in 0..10 {
+        let mut stream = guest.replug()?;
+        let bytes = node.read_all(50_000);
+        stream.expect(&bytes.with_context(|| format!("round {round}"))?)?;
+        ensure!(!any_tty());
+        guest.unplug()?;
+    }
+    prober.end()
 }
 
 /// Loads the module while a program has the tty open.
@@ -76,7 +282,7 @@ fn load_while_held(guest: &mut Guest) -> Result<(UsbDevice, Tty)> {
     ensure!(Node::open()?.read(1) == Err(Errno::NODEV));
     // The program is not disturbed.
     let answer = tty.ask(b'x')?;
-    ensure!(answer[..BLOCK] == block(guest.seed, Command::Entropy, 0)[..]);
+    ensure!(answer[..BLOCK] == block(guest.seed, EmuCommand::Entropy, 0)[..]);
     Ok((device, tty))
 }
 
@@ -138,7 +344,7 @@ fn one_of_several_is_used_and_the_next_takes_over(guest: &mut Guest) -> Result<(
         if let [other, ..] = left[..] {
             let answer = Tty::open(&devices[other])?.ask(b'1')?;
             let seed = guest.seed + other as u64;
-            let expected = block(seed, Command::NoiseOne, answers(guest, other)? - 1);
+            let expected = block(seed, EmuCommand::NoiseOne, answers(guest, other)? - 1);
             ensure!(answer[..BLOCK] == expected[..]);
         }
         guest.emulator.device(used).unplug()?;
@@ -156,14 +362,16 @@ fn one_of_several_is_used_and_the_next_takes_over(guest: &mut Guest) -> Result<(
 fn answers(guest: &mut Guest, k: usize) -> Result<u64> {
     let status = guest.emulator.device(k).status()?;
     guest.emulator.device(0);
-    Ok(status.next_blocks.of(Command::NoiseOne))
+    Ok(status.next_blocks.of(EmuCommand::NoiseOne))
 }
 
 /// Each time it is plugged in it ends up here, although the stock serial driver is asked first.
-fn hot_plugged_20_times_it_is_always_taken(guest: &mut Guest) -> Result<()> {
+fn hot_plugged_200_times_it_is_always_taken(guest: &mut Guest) -> Result<()> {
+    // A kernel that looks for bugs takes several times as long.
+    let rounds = if Leaks::can_be_found() { 50 } else { 200 };
     guest.load(&[])?;
     let node = Node::open()?;
-    for round in 0..20 {
+    for round in 0..rounds {
         let mut stream = guest.replug()?;
         let bytes = node.read_all(20_000);
         stream.expect(&bytes.with_context(|| format!("round {round}"))?)?;

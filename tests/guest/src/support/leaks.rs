@@ -28,13 +28,18 @@ const LINES: usize = 60;
 pub(crate) struct Leaks;
 
 impl Leaks {
+    /// Whether the kernel can look for lost memory, as one does that is made to look for bugs.
+    pub(crate) fn can_be_found() -> bool {
+        Path::new(FILE).exists()
+    }
+
     /// Begins with a clean slate: what is lost by now is the boot's. `None` if the kernel cannot look.
     ///
     /// # Errors
     ///
     /// The kernel's.
     pub(crate) fn watch() -> Result<Option<Self>> {
-        if !Path::new(FILE).exists() {
+        if !Self::can_be_found() {
             return Ok(None);
         }
         tell("scan")?;

@@ -72,6 +72,15 @@ impl Tty {
         Ok(())
     }
 
+    /// Keeps others from opening it (`TIOCEXCL`).
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    pub(crate) fn make_exclusive(&self) -> Result<()> {
+        Ok(rustix::termios::ioctl_tiocexcl(&self.file)?)
+    }
+
     /// Sends a command and returns its answer: the data and the status byte.
     ///
     /// # Errors
