@@ -422,7 +422,17 @@ impl Lane {
         })
     }
 
-    /// Makes sure that there is a buffer for the answer.
+    /// Whether there is the buffer of the command; where the controller still has it, the work is
+    /// asked for when it comes back, which is otherwise of no interest.
+    fn have_command(&self) -> bool {
+        if self.command.is_none() {
+            self.tx.await_end();
+        }
+        self.command.is_some()
+    }
+
+    /// Makes sure that there is a buffer for the answer; where there is none, the work is asked for
+    /// when there is.
     fn have_buffer(&mut self, rng: &AlphaRng) -> bool {
         if self.spare.is_none() && !self.rx.is_submitted() {
             self.spare = rng.source.pool.take_free(rng.slot);
@@ -719,7 +729,7 @@ impl Engine {
     /// Whether there is all that a request takes.
     fn can_request(&mut self, rng: &AlphaRng) -> bool {
         self.next_lane()
-            .is_some_and(|lane| lane.command.is_some() && lane.have_buffer(rng))
+            .is_some_and(|lane| lane.have_command() && lane.have_buffer(rng))
     }
 
     /// A transfer to the device has ended.
@@ -823,7 +833,7 @@ impl Engine {
         let packets = ANSWER.saturating_sub(offset).div_ceil(packet);
         let len = packets.saturating_mul(packet);
         lane.rx_offset = offset;
-        if let Err((status, buffer)) = lane.rx.submit(buffer, offset, len) {
+        if let Err((status, buffer)) = lane.rx.submit(buffer, offset, len, true) {
             lane.spare = Some(buffer);
             self.not_submitted(rng, status);
         }
@@ -861,7 +871,7 @@ impl Engine {
         if let Some(byte) = buffer.as_mut_slice().first_mut() {
             *byte = Command::Entropy as u8;
         }
-        if let Err((status, buffer)) = lane.tx.submit(buffer, 0, 1) {
+        if let Err((status, buffer)) = lane.tx.submit(buffer, 0, 1, false) {
             lane.command = Some(buffer);
             self.not_submitted(rng, status);
         }

@@ -242,6 +242,8 @@ struct Supplier {
     driver: Arc<Trigger>,
     /// What the driver has not been told yet.
     demands: Demands,
+    /// The driver has found no free buffer, and waits for one.
+    starved: bool,
     /// Tells the device from others that had its place.
     epoch: u32,
     /// Counts stops and start-up tests, so that a block from before one is not read after it.
@@ -346,7 +348,9 @@ impl Inner {
         if let Some(supplier) = self.supplier_of(origin) {
             // There is room for all buffers of a device, and a surplus one may be freed as well.
             let _ = supplier.free.push_back(buffer);
-            supplier.driver.now();
+            if mem::take(&mut supplier.starved) {
+                supplier.driver.now();
+            }
         }
     }
 
@@ -448,6 +452,7 @@ impl Pool {
             free,
             driver,
             demands: Demands::default(),
+            starved: false,
             epoch,
             stops: 0,
             healthy: false,
@@ -536,9 +541,14 @@ impl Pool {
         self.changed(&mut inner);
     }
 
-    /// Takes a wiped buffer for a device to fill, if there is one.
+    /// Takes a wiped buffer for a device to fill; where there is none, its driver is woken when
+    /// there is one.
     pub(crate) fn take_free(&self, slot: Slot) -> Option<SensitiveBuffer> {
-        self.inner.lock().supplier(slot)?.free.pop_front()
+        let mut inner = self.inner.lock();
+        let supplier = inner.supplier(slot)?;
+        let buffer = supplier.free.pop_front();
+        supplier.starved = buffer.is_none();
+        buffer
     }
 
     /// Whether there is a wiped buffer for a device to fill.
@@ -549,14 +559,14 @@ impl Pool {
             .is_some_and(|supplier| supplier.free.len > 0)
     }
 
-    /// Gives back a buffer that held nothing worth delivering.
+    /// Takes a buffer back from a device's driver that held nothing worth delivering.
     pub(crate) fn give_back(&self, slot: Slot, mut buffer: SensitiveBuffer) {
         let len = buffer.len();
         buffer.wipe(0..len);
         let mut inner = self.inner.lock();
         if let Some(supplier) = inner.supplier(slot) {
+            // There is room for all buffers of a device.
             let _ = supplier.free.push_back(buffer);
-            supplier.driver.now();
         }
     }
 

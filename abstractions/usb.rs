@@ -44,6 +44,7 @@ use kernel::{
         atomic::{
             Acquire,
             Atomic,
+            Full,
             Release, //
         },
         Arc, //
@@ -879,6 +880,8 @@ pub(crate) struct Completion {
 struct Shared {
     /// Set by the handler when the transfer has ended, cleared before it is submitted.
     done: Atomic<bool>,
+    /// Somebody waits for the end of the transfer, also where it ends well.
+    awaited: Atomic<bool>,
     /// Whom the handler wakes.
     trigger: Arc<Trigger>,
 }
@@ -907,7 +910,8 @@ pub(crate) struct Urb {
 unsafe impl Send for Urb {}
 
 impl Urb {
-    /// Makes a request for `endpoint` of `device`; `trigger` is used whenever it ends.
+    /// Makes a request for `endpoint` of `device`; `trigger` is used when it fails, and when it ends
+    /// while it is awaited.
     ///
     /// # Errors
     ///
@@ -916,6 +920,7 @@ impl Urb {
         let shared = KBox::new(
             Shared {
                 done: Atomic::new(false),
+                awaited: Atomic::new(false),
                 trigger,
             },
             GFP_KERNEL,
@@ -951,7 +956,8 @@ impl Urb {
         self.buffer.is_some()
     }
 
-    /// Starts a transfer of `len` bytes to or from `buffer` at `offset`.
+    /// Starts a transfer of `len` bytes to or from `buffer` at `offset`. Who has to do something when
+    /// it ends well says that it is `awaited`.
     ///
     /// # Errors
     ///
@@ -962,6 +968,7 @@ impl Urb {
         mut buffer: SensitiveBuffer,
         offset: usize,
         len: usize,
+        awaited: bool,
     ) -> Result<(), (Status, SensitiveBuffer)> {
         let fits = offset
             .checked_add(len)
@@ -972,6 +979,7 @@ impl Urb {
         };
 
         self.shared.done.store(false, Release);
+        self.shared.awaited.store(awaited, Release);
         let raw = self.raw.as_ptr();
         // SAFETY: The URB is ours and not under way, and complete with these; `offset` is inside
         // the buffer. The buffer lives until the URB has ended: it is kept below, or was refused.
@@ -989,6 +997,15 @@ impl Urb {
         // already, `completed()` finds both.
         self.buffer = Some(buffer);
         Ok(())
+    }
+
+    /// From now on the request is awaited; where it has ended already, the trigger is used at once.
+    pub(crate) fn await_end(&self) {
+        // Either the handler sees this, or its end is seen here.
+        self.shared.awaited.xchg(true, Full);
+        if self.shared.done.load(Acquire) && self.shared.awaited.xchg(false, Full) {
+            self.shared.trigger.now();
+        }
     }
 
     /// Collects the request if it has ended; never sleeps.
@@ -1027,8 +1044,12 @@ impl Urb {
         // SAFETY: By the type invariants the context is the `shared`, which is not freed before
         // `usb_kill_urb()` has waited for this function.
         let shared = unsafe { &*(*raw).context.cast::<Shared>() };
+        // SAFETY: The URB is valid, and its status is not changed during this call.
+        let failed = unsafe { (*raw).status } != 0;
         shared.done.store(true, Release);
-        shared.trigger.now();
+        if shared.awaited.xchg(false, Full) || failed {
+            shared.trigger.now();
+        }
     }
 }
 
