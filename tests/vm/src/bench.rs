@@ -196,9 +196,11 @@ impl Results {
         Ok(())
     }
 
-    /// Whether all went well, goals apart.
+    /// Whether all that was to be measured was, whatever the figures are.
     pub fn is_complete(&self) -> bool {
-        self.failed.is_empty()
+        let judgements = self.judgements();
+        let mut figures = judgements.iter().map(|(_, judgement)| judgement.figure);
+        self.failed.is_empty() && figures.all(|figure| figure.is_some())
     }
 
     /// The figures of a series by their rounds; none where it was not measured.
@@ -414,6 +416,7 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_no_goal_reached() {
         let results = results(&sample("8 at once, together", 0, 1.0));
+        assert!(!results.is_complete());
         let judgements = results.judgements();
         assert!(!judgements.is_empty());
         for (goal, judgement) in judgements {

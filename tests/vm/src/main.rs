@@ -669,8 +669,12 @@ impl Project {
             Accelerator::Tcg => "emulation",
         };
         println!(
-            "Linux {}, {} processor(s) by {with}, {rounds} rounds; host: {}",
-            self.parts.release, options.processors, host["processor"]
+            "Linux {}, {} processor(s) by {with}, {rounds} rounds; host: {} x {}, load before {}",
+            self.parts.release,
+            options.processors,
+            host["processors"],
+            host["processor"].as_str().unwrap_or("unknown"),
+            host["load_before"].as_str().unwrap_or_default()
         );
         print!("{}", results.table());
         let all = serde_json::json!({
