@@ -37,7 +37,7 @@ const BLOCKS: u64 = 40;
 fn on_usbfs_with_one_two_and_four_commands_under_way(guest: &mut Guest) -> Result<()> {
     // As a real device does, it takes longer for an answer than a command takes to come.
     guest.configure(Configure {
-        rate: Some(5_000_000),
+        rate: Some(1_000_000),
         ..Configure::default()
     })?;
     let device = guest.plug()?;
