@@ -588,7 +588,9 @@ impl Pool {
         inner.owed = false;
         // There is room for all blocks of all devices.
         let _ = inner.ready.push_back((block, origin));
-        self.changed(&mut inner);
+        self.update(&mut inner);
+        // Who polls, and one of those who sleep: it wakes the next one if it leaves something.
+        self.readers.notify_one();
     }
 
     /// Takes what readers and root have wanted of a device since the last call.
@@ -625,6 +627,12 @@ impl Pool {
 
     /// To be called behind every change of a device's state: tells everybody who may care.
     fn changed(&self, inner: &mut Guard<'_, Inner, MutexBackend>) {
+        self.update(inner);
+        self.readers.notify_all();
+    }
+
+    /// As [`Self::changed`], but tells no reader.
+    fn update(&self, inner: &mut Guard<'_, Inner, MutexBackend>) {
         let failed = match inner.state() {
             State::Failed(error) => {
                 if !inner.failed {
@@ -636,7 +644,6 @@ impl Pool {
             _ => false,
         };
         inner.failed = failed;
-        self.readers.notify_all();
 
         let mut suppliers = inner.suppliers.iter().flatten();
         let healthy = suppliers.any(|supplier| supplier.healthy);
@@ -679,7 +686,11 @@ impl Pool {
             done = done.saturating_add(copied);
 
             match turn {
-                Turn::Again => {}
+                Turn::Again => {
+                    if wanted == 0 {
+                        self.pass_on(&inner);
+                    }
+                }
                 Turn::Fault => {
                     drop(inner);
                     if let Err(error) = to.fault_in(wanted) {
@@ -747,6 +758,8 @@ impl Pool {
                 },
             }
         };
+        // This one may have been woken for what it has not taken.
+        self.pass_on(&self.inner.lock());
         if done > 0 {
             Ok(done)
         } else {
@@ -788,10 +801,15 @@ impl Pool {
         } else {
             // There is room for all blocks of all devices.
             let _ = inner.ready.push_front((block, origin));
-            // Somebody may have gone to sleep because this block was away.
-            if inner.sleepers > 0 {
-                self.readers.notify_all();
-            }
+        }
+        // Somebody may have gone to sleep because this block was away.
+        self.pass_on(&inner);
+    }
+
+    /// Wakes one reader, who has been asleep longest, if there is something for it.
+    fn pass_on(&self, inner: &Inner) {
+        if inner.sleepers > 0 && inner.ready.len > 0 {
+            self.readers.notify_one();
         }
     }
 

@@ -3,6 +3,7 @@
 //! Many readers at once: each byte of the stream goes to exactly one of them.
 
 use crate::support::{
+    sys::catch,
     tests,
     Background,
     Guest,
@@ -11,10 +12,19 @@ use crate::support::{
     Test,
     BLOCK, //
 };
+use alpharng_emu::stream::{
+    block,
+    Command, //
+};
 use anyhow::{
+    bail,
     ensure,
     Context,
     Result, //
+};
+use rustix::{
+    io::Errno,
+    process::Signal, //
 };
 use std::{
     collections::HashMap,
@@ -32,6 +42,7 @@ pub(crate) const TESTS: &[Test] = tests![
     eight_readers_of_100_mb_get_every_byte_once,
     odd_sizes_get_every_byte_once,
     readers_of_one_file_get_every_byte_once,
+    more_readers_asleep_than_blocks_come_are_all_served,
 ];
 
 /// Blocks that are read at the end by one reader alone: more than the module has, so that no block is
@@ -203,4 +214,60 @@ fn readers_of_one_file_get_every_byte_once(guest: &mut Guest) -> Result<()> {
     let mut reads = read_at_once(&SIZES, 2_000_000, Some(&node), keep)?.concat();
     reads.push(node.read_all(REST * BLOCK)?);
     expect_every_byte_once(&mut guest.stream(), &reads)
+}
+
+/// Readers that sleep, many more than the module has blocks, are all served out of the few blocks that
+/// come: whoever leaves something wakes the next, also one that a signal ends.
+fn more_readers_asleep_than_blocks_come_are_all_served(guest: &mut Guest) -> Result<()> {
+    const READERS: usize = 24;
+    const COUNT: usize = 100;
+    catch(Signal::USR1, false)?;
+    let node = guest.start()?;
+    let silent = guest.fall_silent()?;
+    let mut bytes = vec![node.read_all((usize::try_from(silent)? - 1) * BLOCK)?];
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        let node = node.clone();
+        let reader = Background::start(move || node.read(COUNT))?;
+        reader.wait_until_reading()?;
+        readers.push(reader);
+    }
+
+    let missing = guest.answer_again(silent)?;
+    // The one that is woken first.
+    readers[0].signal(Signal::USR1)?;
+
+    for reader in readers {
+        match reader.join()? {
+            Ok(piece) => {
+                ensure!(piece.len() == COUNT);
+                bytes.push(piece);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => bail!("read(2): {error}"),
+        }
+    }
+    // They have come from one block, in whatever order; the rest of it goes on where they end.
+    let served = bytes.len() - 1;
+    ensure!(served + 1 >= READERS);
+    let rest = node.read_all(2 * BLOCK - served * COUNT)?;
+    let pieces: Vec<_> = bytes.drain(1..).collect();
+    let ready = bytes.concat();
+    let sent = guest.emulator.status()?.next_block;
+    let begun = (silent..sent).find(|k| {
+        let block = block(guest.seed, Command::Entropy, *k);
+        block[served * COUNT..] == rest[..BLOCK - served * COUNT]
+    });
+    let begun = begun.context("what follows is of no block")?;
+    let whole = block(guest.seed, Command::Entropy, begun);
+    let mut expected: Vec<_> = whole[..served * COUNT].chunks(COUNT).collect();
+    let mut pieces: Vec<_> = pieces.iter().map(Vec::as_slice).collect();
+    expected.sort_unstable();
+    pieces.sort_unstable();
+    ensure!(
+        pieces == expected,
+        "the readers have not got the block's beginning"
+    );
+    let next = rest[BLOCK - served * COUNT..].to_vec();
+    guest.expect_stream_but(&[ready, whole.to_vec(), next].concat(), &missing)
 }
