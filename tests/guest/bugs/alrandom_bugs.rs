@@ -27,8 +27,9 @@ module! {
     },
 }
 
-/// Objects that are leaked: some address or other may still lie about on a stack.
-const LEAKED: usize = 20;
+/// Objects that are leaked: many, since the allocator's queues for each processor still have the
+/// addresses of the last few dozen, which counts as being known.
+const LEAKED: usize = 1000;
 
 /// The module, which does its work when it is loaded.
 struct Bugs;

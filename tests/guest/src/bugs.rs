@@ -35,7 +35,10 @@ fn have(bug: u32) -> Result<()> {
 }
 
 /// No bug: refused by the module.
-fn none(_guest: &mut Guest) -> Result<()> {
+fn none(guest: &mut Guest) -> Result<()> {
+    guest
+        .log
+        .announce("alrandom_bugs: loading out-of-tree module taints kernel.");
     ensure!(!load(0)?, "the module was loaded");
     Ok(())
 }
