@@ -36,6 +36,7 @@ mod rngd;
 mod rngd_service;
 mod several;
 mod stock_cdc_acm;
+mod storm;
 mod systemd;
 mod takeover;
 mod unplug;
@@ -72,6 +73,7 @@ const FILES: &[&[Test]] = &[
     takeover::TESTS,
     several::TESTS,
     idle::TESTS,
+    storm::TESTS,
     matrix::TESTS,
     faults::TESTS,
     pipelining::TESTS,
