@@ -207,9 +207,9 @@ impl kernel::InPlaceModule for AlRandom {
                 pr_warn!("{}", TESTS_DISABLED);
             }
 
-            let scout = Trigger::new(c"alrandom-scout")?;
+            let scout = new_trigger!(c"alrandom-scout")?;
             let source_scout = scout.clone();
-            let keeper = Trigger::new(c"alrandom-hwrng")?;
+            let keeper = new_trigger!(c"alrandom-hwrng")?;
             let health_watcher = keeper.clone();
             let pool = pool::Pool::new(health_watcher)?;
             let source = Arc::pin_init(

@@ -188,7 +188,7 @@ impl Driver for AlphaRngDriver {
 
         // Next to the data interface by custom, named by its union descriptor for certain.
         let control = find_control(device, interface.number());
-        let trigger = Trigger::new(c"alrandom")?;
+        let trigger = new_trigger!(c"alrandom")?;
         let limit = max_commands();
         let lanes = Lanes::new(limit, device, bulk_in, bulk_out, &trigger)?;
 

@@ -17,6 +17,7 @@ pub(crate) mod sensitive;
 pub(crate) mod tty;
 #[macro_use]
 pub(crate) mod usb;
+#[macro_use]
 pub(crate) mod workqueue;
 
 /// Bindings for the headers in `bindings.h`, made by bindgen when the driver is built.

@@ -16,7 +16,6 @@ use core::{
 use kernel::{
     bindings,
     prelude::*,
-    static_lock_class,
     sync::{
         Arc,
         LockClassKey,
@@ -74,26 +73,36 @@ unsafe impl Send for Trigger {}
 // SAFETY: All functions on `struct delayed_work` that are called here lock it themselves.
 unsafe impl Sync for Trigger {}
 
+/// Makes a [`Trigger`] with this name: the triggers that one place in the code makes are of one
+/// kind to the lock validator.
+macro_rules! new_trigger {
+    ($name:expr) => {
+        $crate::abstractions::workqueue::Trigger::new(
+            $name,
+            ::kernel::static_lock_class!(),
+            ::kernel::static_lock_class!(),
+        )
+    };
+}
+
 impl Trigger {
-    /// Makes a trigger that nobody works for yet; [`Worker::new`] changes that.
+    /// Makes a trigger that nobody works for yet; [`Worker::new`] changes that. It is called by
+    /// `new_trigger!`, which makes the keys.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(name: &'static CStr) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        name: &'static CStr,
+        work_key: Pin<&'static LockClassKey>,
+        timer_key: Pin<&'static LockClassKey>,
+    ) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 // INVARIANT: The work is initialised here, with this function.
                 work <- Opaque::ffi_init(|slot| {
                     // SAFETY: `slot` is valid for writing, name and keys are static.
-                    unsafe {
-                        Self::init_work(
-                            slot,
-                            name,
-                            static_lock_class!(),
-                            static_lock_class!(),
-                        )
-                    }
+                    unsafe { Self::init_work(slot, name, work_key, timer_key) }
                 }),
                 target: SetOnce::new(),
             }),
