@@ -17,6 +17,7 @@ mod built_in;
 mod catalogue;
 mod concurrent;
 mod dd;
+mod failslab;
 mod faults;
 mod health;
 mod hwrng;
@@ -105,7 +106,7 @@ impl Options {
 const BUILT_IN: &[&[Test]] = &[built_in::TESTS];
 
 /// More tests for the debug kernel.
-const DEBUG_FILES: &[&[Test]] = &[kunit::TESTS];
+const DEBUG_FILES: &[&[Test]] = &[kunit::TESTS, failslab::TESTS];
 
 /// Tests that the debug kernel has to make fail.
 const BUGS: &[&[Test]] = &[bugs::TESTS];

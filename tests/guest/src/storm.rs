@@ -4,7 +4,7 @@
 //! and unloaded, drivers that are bound and unbound, under readers of all kinds that are interrupted,
 //! stopped and killed. The moments are random; the seed that they follow from is printed.
 //!
-//! On a kernel that is made to look for bugs there are a thousand rounds, on others a few.
+//! On a kernel that is made to look for bugs there are more rounds than on others.
 
 use crate::support::{
     info::read_text,
@@ -321,7 +321,7 @@ fn expect_each_once(guest: &mut Guest, shared: &Shared) -> Result<()> {
 /// `/proc`, who are interrupted, stopped and killed. No reader hangs or sees a wrong error, and no byte is
 /// delivered twice or made up.
 fn plugged_and_unplugged_under_everything(guest: &mut Guest) -> Result<()> {
-    let rounds = rounds(40, 1000);
+    let rounds = rounds(40, 100);
     let mut rng = moments();
     for line in HALF_PLUGGED {
         guest.log.announce(line);
@@ -387,7 +387,7 @@ fn plugged_and_unplugged_under_everything(guest: &mut Guest) -> Result<()> {
 /// Loaded and unloaded at any moment, while programs open the node, read and close it, and look at the
 /// files in `/proc`: unloading is refused or ends everything first.
 fn loaded_and_unloaded_under_openers(guest: &mut Guest) -> Result<()> {
-    let rounds = rounds(15, 1000);
+    let rounds = rounds(15, 40);
     let mut rng = moments();
     let device = guest.plug()?;
     let shared = Arc::new(Shared::default());
@@ -438,7 +438,7 @@ fn loaded_and_unloaded_under_openers(guest: &mut Guest) -> Result<()> {
 /// and no byte is delivered twice.
 fn bound_and_unbound_under_readers(guest: &mut Guest) -> Result<()> {
     const DRIVER: &str = "/sys/bus/usb/drivers/alrandom";
-    let rounds = rounds(40, 1000);
+    let rounds = rounds(40, 100);
     let mut rng = moments();
     catch(Signal::USR1, false)?;
     guest.configure(Configure {
