@@ -55,7 +55,11 @@ fn prepare(guest: &mut Guest) -> Result<()> {
     }
     fs::write(format!("{}/min-order", FAULTS[1]), "0")?;
     // What the kernel says of an allocation that nobody should have let fail: here it is on purpose.
-    for line in ["page allocation failure", "SLUB: Unable to allocate memory"] {
+    for line in [
+        "page allocation failure",
+        "SLUB: Unable to allocate memory",
+        "kmemleak: Cannot allocate",
+    ] {
         guest.log.announce(line);
     }
     Ok(())
@@ -101,6 +105,9 @@ fn load(guest: &mut Guest) -> Result<()> {
     // Of the module itself, and of the kernel's core that loads it.
     guest.log.announce("alrandom: ");
     guest.log.announce("not in the kernel's hw_random");
+    guest
+        .log
+        .announce("bus_add_driver: failed to create module links");
     let module = fs::File::open(&guest.module)?;
     let load_with_failure = |n| {
         let load = || rustix::system::finit_module(&module, c"hwrngQuality=0", 0);
