@@ -192,7 +192,7 @@ impl Driver for AlphaRngDriver {
         let limit = max_commands();
         let lanes = Lanes::new(limit, device, bulk_in, bulk_out, &trigger)?;
 
-        // Only so many devices are used; another one is left alone (here, and to the serial driver).
+        // Only so many devices are used; another one is left alone, here, and to the serial driver.
         let blocks = BLOCKS.max(limit.saturating_add(2));
         let slot = self
             .source

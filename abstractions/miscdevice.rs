@@ -67,7 +67,7 @@ const IOCB_NOWAIT: c_int = 0x8;
 /// `FMODE_NOWAIT` of [`include/linux/fs.h`](srctree/include/linux/fs.h), likewise.
 const FMODE_NOWAIT: bindings::fmode_t = 1 << 27;
 
-/// `FMODE_PREAD` and `FMODE_PWRITE` of [`include/linux/fs.h`](srctree/include/linux/fs.h), likewise.
+/// `FMODE_PREAD` and `FMODE_PWRITE`, likewise.
 const FMODE_POSITIONED: bindings::fmode_t = (1 << 3) | (1 << 4);
 
 /// The C structures of a [`Registration`], which point to each other.

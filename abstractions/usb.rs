@@ -127,7 +127,8 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// When this returns, nothing may use the interface any more.
     fn disconnect(&self, device: &LockedDevice<'_>, interface: &Interface, data: KBox<Self::Data>);
 
-    /// Called before the device is suspended, loses power or is reset: no request may be under way after this.
+    /// Called before the device is suspended, loses power or is reset: no request may be under way
+    /// after this.
     fn suspend(&self, interface: &Interface, data: &Self::Data);
 
     /// Called when the device can be used again; `reset` says that it has forgotten its state.
@@ -910,8 +911,8 @@ pub(crate) struct Urb {
 unsafe impl Send for Urb {}
 
 impl Urb {
-    /// Makes a request for `endpoint` of `device`; `trigger` is used when it fails, and when it ends
-    /// while it is awaited.
+    /// Makes a request for `endpoint` of `device`; `trigger` is used when it fails, and when it
+    /// ends while it is awaited.
     ///
     /// # Errors
     ///
@@ -956,8 +957,8 @@ impl Urb {
         self.buffer.is_some()
     }
 
-    /// Starts a transfer of `len` bytes to or from `buffer` at `offset`. Who has to do something when
-    /// it ends well says that it is `awaited`.
+    /// Starts a transfer of `len` bytes to or from `buffer` at `offset`. Who has to do something
+    /// when it ends well says that it is `awaited`.
     ///
     /// # Errors
     ///

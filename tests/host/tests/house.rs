@@ -59,6 +59,19 @@ fn unsafe_code_and_raw_bindings_are_in_abstractions_only() {
     }
 }
 
+/// The longest line that `checkpatch.pl --strict` has nothing against, in columns.
+const LONGEST: usize = 100;
+
+#[test]
+fn lines_are_not_too_long_for_the_kernel() {
+    for (name, text) in module_files() {
+        for (line, number) in text.lines().zip(1..) {
+            let columns = line.chars().count();
+            assert!(columns <= LONGEST, "{name}:{number}: {columns} columns");
+        }
+    }
+}
+
 #[test]
 fn every_unsafe_block_says_why_it_is_sound() {
     let mut blocks = 0;
