@@ -211,7 +211,7 @@ impl kernel::InPlaceModule for AlRandom {
             let source_scout = scout.clone();
             let keeper = new_trigger!(c"alrandom-hwrng")?;
             let health_watcher = keeper.clone();
-            let pool = pool::Pool::new(health_watcher)?;
+            let pool = pool::Pool::new(health_watcher, scout.clone())?;
             let source = Arc::pin_init(
                 pin_init!(Source {
                     pool <- pool,

@@ -13,6 +13,8 @@ use crate::{
         sensitive::SensitiveBuffer,
         usb::{
             Address,
+            AutopmGuard,
+            AutosuspendGuard,
             Device,
             DeviceId,
             Driver,
@@ -144,8 +146,8 @@ impl AlphaRngDriver {
                     answers: 0,
                     paused: false,
                     idle_since: None,
-                    dozing: false,
-                    autosuspend_enabled: false,
+                    awake: Some(interface.autopm_get_no_resume()),
+                    autosuspend: None,
                     clear_rx: false,
                     clear_tx: false,
                     refused: false,
@@ -213,7 +215,6 @@ impl Driver for AlphaRngDriver {
             // driver has it, only that is lost.
             let _ = device.claim(interface, control);
         }
-        interface.autopm_get_no_resume();
         let address = device.address();
         if let Some(report) = self.source.reports.lock().get_mut(slot.index()) {
             *report = Some(Report::new(address));
@@ -237,11 +238,10 @@ impl Driver for AlphaRngDriver {
         self.source.pool.detach(rng.slot, has_spare(&self.source));
         let mut engine = rng.engine.lock();
         engine.shut_down();
-        let autosuspend_enabled = engine.autosuspend_enabled;
+        engine.awake = None;
+        let autosuspend = engine.autosuspend.take();
         drop(engine);
-        if autosuspend_enabled {
-            device.disable_autosuspend();
-        }
+        drop(autosuspend);
         rng.set_line_state(0);
         if let Some(control) = find_control(device, interface.number()) {
             if control.driver_name(device) == Some(Self::NAME) {
@@ -249,7 +249,6 @@ impl Driver for AlphaRngDriver {
             }
         }
         dev_info!(interface, "AlphaRNG no longer in use\n");
-        self.source.scout.now();
     }
 
     fn suspend(&self, _interface: &Interface, data: &Self::Data) {
@@ -533,10 +532,10 @@ struct Engine {
     paused: bool,
     /// Since when there has been nothing for the device to do, in milliseconds.
     idle_since: Option<u64>,
-    /// The USB core may suspend the device.
-    dozing: bool,
-    /// Root had not allowed that, the parameter did.
-    autosuspend_enabled: bool,
+    /// Without it the USB core may suspend the device, to which nothing is sent then.
+    awake: Option<AutopmGuard>,
+    /// There where root had not allowed that, but the parameter does.
+    autosuspend: Option<AutosuspendGuard>,
     /// The IN endpoint is halted.
     clear_rx: bool,
     /// The OUT endpoint is halted.
@@ -599,14 +598,14 @@ impl Engine {
     fn run(&mut self, rng: &AlphaRng) {
         self.heed_demands(rng);
         self.wake_up(rng);
-        while !self.paused && !self.dozing {
+        while self.is_up() {
             let Some(step) = self.next_step(rng) else {
                 break;
             };
             self.take_step(rng, step);
         }
         self.report_pipelining(rng);
-        if self.paused || self.dozing {
+        if !self.is_up() {
             return;
         }
         let deadlines = [self.protocol.deadline(), self.doze(rng)];
@@ -616,6 +615,11 @@ impl Engine {
             let wait = msecs_to_jiffies(u32::try_from(wait).unwrap_or(u32::MAX));
             rng.trigger.after(wait.saturating_add(1));
         }
+    }
+
+    /// Whether something can be sent to the device.
+    fn is_up(&self) -> bool {
+        !self.paused && self.awake.is_some()
     }
 
     /// Lets the device be suspended when it has been idle for as long as the parameter says; until
@@ -638,20 +642,21 @@ impl Engine {
             return Some(deadline);
         }
         self.idle_since = None;
-        self.dozing = true;
-        self.autosuspend_enabled |= rng.device.enable_autosuspend();
-        rng.interface.autopm_put_async();
+        if self.autosuspend.is_none() {
+            self.autosuspend = rng.device.enable_autosuspend();
+        }
+        self.awake = None;
         None
     }
 
     /// Has the device resumed when there is something for it to do. If it was suspended, the work
     /// goes on with [`Self::start_again`].
     fn wake_up(&mut self, rng: &AlphaRng) {
-        if !self.dozing || !rng.source.pool.has_free(rng.slot) {
+        if self.awake.is_some() || !rng.source.pool.has_free(rng.slot) {
             return;
         }
         match rng.interface.autopm_get_async() {
-            Ok(()) => self.dozing = false,
+            Ok(awake) => self.awake = Some(awake),
             Err(error) => {
                 let now = self.now();
                 if self.log_protocol.allows(now) {
@@ -792,7 +797,6 @@ impl Engine {
                 rng.source
                     .pool
                     .fail(rng.slot, error, has_spare(&rng.source));
-                rng.source.scout.now();
             }
         }
     }
@@ -963,7 +967,6 @@ impl Engine {
                 );
                 rng.source.pool.stop(rng.slot, has_spare(&rng.source));
                 rng.source.pool.give_back(rng.slot, buffer);
-                rng.source.scout.now();
             }
         }
     }

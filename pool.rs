@@ -353,14 +353,6 @@ impl Inner {
             }
         }
     }
-
-    /// Readers wait for the outcome of a search for another device, if there can be one.
-    fn begin_search(&mut self) {
-        if !self.closed {
-            self.searches = self.searches.wrapping_add(1);
-            self.searching = true;
-        }
-    }
 }
 
 /// The pool.
@@ -374,6 +366,8 @@ pub(crate) struct Pool {
     readers: PollCondVar,
     /// Used when the source becomes healthy, or is so no more.
     watcher: Arc<Trigger>,
+    /// Used when another device is to be searched for.
+    scout: Arc<Trigger>,
 }
 
 /// What a reader does next.
@@ -389,12 +383,14 @@ enum Turn {
 }
 
 impl Pool {
-    /// An empty pool without a device; `watcher` is used whenever [`Self::is_healthy`] changes.
+    /// An empty pool without a device; `watcher` is used whenever [`Self::is_healthy`] changes, and
+    /// `scout` where another device is to be searched for, which has to call
+    /// [`Self::search_ended`].
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(watcher: Arc<Trigger>) -> Result<impl PinInit<Self>> {
+    pub(crate) fn new(watcher: Arc<Trigger>, scout: Arc<Trigger>) -> Result<impl PinInit<Self>> {
         let ready = Queue::new(MAX_BLOCKS * MAX_DEVICES)?;
         Ok(pin_init!(Self {
             inner <- new_mutex!(Inner {
@@ -412,6 +408,7 @@ impl Pool {
                 healthy: false,
             }),
             watcher,
+            scout,
             readers <- new_poll_condvar!(),
         }))
     }
@@ -463,18 +460,15 @@ impl Pool {
         Ok(Slot(index))
     }
 
-    /// A device is gone: what was ready from it is wiped, and readers are woken; where `searched`
-    /// they wait for the outcome of a search for another one.
-    pub(crate) fn detach(&self, slot: Slot, searched: bool) {
+    /// A device is gone: what was ready from it is wiped, and readers are woken. Where there is a
+    /// `spare` they wait until it is in use, or cannot be.
+    pub(crate) fn detach(&self, slot: Slot, spare: bool) {
         let mut inner = self.inner.lock();
         inner.discard_ready(slot);
         if let Some(place) = inner.suppliers.get_mut(slot.0) {
             *place = None;
         }
-        if searched {
-            inner.begin_search();
-        }
-        self.changed(&mut inner);
+        self.replace(&mut inner, spare);
     }
 
     /// Whether one more device may be used, of `limit` at once.
@@ -483,31 +477,36 @@ impl Pool {
     }
 
     /// All retries of a device failed; readers get `error` after what is ready, unless another
-    /// device works or is found, which is `searched` for.
-    pub(crate) fn fail(&self, slot: Slot, error: Error, searched: bool) {
+    /// device works, or a `spare` can be used instead.
+    pub(crate) fn fail(&self, slot: Slot, error: Error, spare: bool) {
         let mut inner = self.inner.lock();
         if let Some(supplier) = inner.supplier(slot) {
             supplier.state = State::Failed(error);
         }
-        if searched {
-            inner.begin_search();
-        }
-        self.changed(&mut inner);
+        self.replace(&mut inner, spare);
     }
 
-    /// A health test stopped a device: what was ready from it is not to be trusted either. Another
-    /// one may be `searched` for.
-    pub(crate) fn stop(&self, slot: Slot, searched: bool) {
+    /// A health test stopped a device: what was ready from it is not to be trusted either. There
+    /// may be a `spare` to use instead.
+    pub(crate) fn stop(&self, slot: Slot, spare: bool) {
         let mut inner = self.inner.lock();
         inner.discard_ready(slot);
         if let Some(supplier) = inner.supplier(slot) {
             supplier.state = State::Stopped;
             supplier.healthy = false;
         }
-        if searched {
-            inner.begin_search();
+        self.replace(&mut inner, spare);
+    }
+
+    /// A device does not supply any more: has a `spare` searched for, whose outcome readers wait
+    /// for, as long as there is somebody who searches.
+    fn replace(&self, inner: &mut Guard<'_, Inner, MutexBackend>, spare: bool) {
+        if spare && !inner.closed {
+            inner.searches = inner.searches.wrapping_add(1);
+            inner.searching = true;
+            self.scout.now();
         }
-        self.changed(&mut inner);
+        self.changed(inner);
     }
 
     /// A device is being tried again.
@@ -722,22 +721,23 @@ impl Pool {
                         inner.owed = true;
                         break error;
                     }
-                    // A device that was given up before this read is asked once more for it. That
-                    // it was given up is told to whoever waited for it, or comes next.
+                    // That a device was given up is told to whoever waited for it, or comes next.
+                    (Some(error), true) if inner.failures != seen || inner.owed => {
+                        inner.owed = false;
+                        break error;
+                    }
+                    // One that was given up before this read is asked once more for it.
                     (Some(error), true) => {
-                        let told = inner.failures != seen || mem::take(&mut inner.owed);
-                        let waits = !told && !nonblocking;
                         for supplier in inner.suppliers.iter_mut().flatten() {
                             if matches!(supplier.state, State::Failed(_)) {
                                 supplier.demands.retry = true;
                                 supplier.driver.now();
-                                if waits {
+                                if !nonblocking {
                                     supplier.state = State::Running;
                                 }
                             }
                         }
-                        if !waits {
-                            inner.owed = false;
+                        if nonblocking {
                             break error;
                         }
                         self.changed(&mut inner);

@@ -106,7 +106,7 @@ macro_rules! usb_device_table {
 /// A USB driver.
 ///
 /// A device that nobody uses is suspended by the core where root has allowed that. A driver that
-/// does not want it says so by [`Interface::autopm_get_no_resume`] in its `probe()`.
+/// does not want it holds an [`AutopmGuard`].
 pub(crate) trait Driver: Send + Sync + 'static {
     /// The driver's name in `/sys/bus/usb/drivers`.
     const NAME: &'static CStr;
@@ -436,31 +436,17 @@ impl Device {
         }
     }
 
-    /// Lets the device be suspended while it is not in use, as `auto` in its `power/control` does;
-    /// may sleep. Returns whether it could not be before.
-    #[cfg(CONFIG_PM)]
-    pub(crate) fn enable_autosuspend(&self) -> bool {
+    /// Lets the device be suspended while it is not in use, as `auto` in its `power/control` does,
+    /// until the result is dropped; may sleep. `None` where it could be before, or never can.
+    pub(crate) fn enable_autosuspend(&self) -> Option<AutosuspendGuard> {
         // SAFETY: The device is valid by the type invariants.
         unsafe {
-            let enabled = (*self.as_raw()).dev.power.runtime_auto();
-            bindings::usb_enable_autosuspend(self.as_raw());
-            !enabled
+            if !pm::is_forbidden(self.as_raw()) {
+                return None;
+            }
+            pm::usb_enable_autosuspend(self.as_raw());
         }
-    }
-
-    /// Without power management no device is ever suspended.
-    #[cfg(not(CONFIG_PM))]
-    pub(crate) fn enable_autosuspend(&self) -> bool {
-        false
-    }
-
-    /// Takes back an [`Self::enable_autosuspend`], as `on` in `power/control` does; may sleep.
-    pub(crate) fn disable_autosuspend(&self) {
-        #[cfg(CONFIG_PM)]
-        // SAFETY: The device is valid by the type invariants.
-        unsafe {
-            bindings::usb_disable_autosuspend(self.as_raw())
-        };
+        Some(AutosuspendGuard(self.into()))
     }
 
     /// Sends a control message without data to the default endpoint; sleeps for 5 s at most.
@@ -683,14 +669,11 @@ impl Interface {
         unsafe { Device::from_raw(bindings::interface_to_usbdev(self.as_raw())) }
     }
 
-    /// Keeps the device from being suspended while it is not in use, as long as no
-    /// [`Self::autopm_put_async`] takes it back; for a device that is awake.
-    pub(crate) fn autopm_get_no_resume(&self) {
-        #[cfg(CONFIG_PM)]
+    /// Keeps the device, which is awake, from being suspended until the result is dropped.
+    pub(crate) fn autopm_get_no_resume(&self) -> AutopmGuard {
         // SAFETY: The interface is valid by the type invariants.
-        unsafe {
-            bindings::usb_autopm_get_interface_no_resume(self.as_raw())
-        };
+        unsafe { pm::usb_autopm_get_interface_no_resume(self.as_raw()) };
+        AutopmGuard(self.into())
     }
 
     /// Likewise, and has the device resumed if it is suspended, which ends by a call of
@@ -699,20 +682,10 @@ impl Interface {
     /// # Errors
     ///
     /// Those of `pm_runtime_get()`; the device may be suspended then as before.
-    pub(crate) fn autopm_get_async(&self) -> Result {
-        #[cfg(CONFIG_PM)]
+    pub(crate) fn autopm_get_async(&self) -> Result<AutopmGuard> {
         // SAFETY: The interface is valid by the type invariants.
-        to_result(unsafe { bindings::usb_autopm_get_interface_async(self.as_raw()) })?;
-        Ok(())
-    }
-
-    /// Takes back an [`Self::autopm_get_async`] or [`Self::autopm_get_no_resume`]; never sleeps.
-    pub(crate) fn autopm_put_async(&self) {
-        #[cfg(CONFIG_PM)]
-        // SAFETY: The interface is valid by the type invariants.
-        unsafe {
-            bindings::usb_autopm_put_interface_async(self.as_raw())
-        };
+        to_result(unsafe { pm::usb_autopm_get_interface_async(self.as_raw()) })?;
+        Ok(AutopmGuard(self.into()))
     }
 
     /// The active setting.
@@ -821,6 +794,78 @@ impl Interface {
             number
         };
         ExclusiveTty::open(number).map(Some)
+    }
+}
+
+/// Keeps the device of an interface from being suspended until it is dropped, which never sleeps.
+/// That has to be before the driver's `disconnect()` returns: the core counts on for the next one.
+pub(crate) struct AutopmGuard(ARef<Interface>);
+
+impl Drop for AutopmGuard {
+    fn drop(&mut self) {
+        // SAFETY: The interface is valid by its type invariants; whoever made this object has
+        // counted it as in use.
+        unsafe { pm::usb_autopm_put_interface_async(self.0.as_raw()) };
+    }
+}
+
+/// Lets a device be suspended until it is dropped, which may sleep.
+pub(crate) struct AutosuspendGuard(ARef<Device>);
+
+impl Drop for AutosuspendGuard {
+    fn drop(&mut self) {
+        // SAFETY: The device is valid by its type invariants.
+        unsafe { pm::usb_disable_autosuspend(self.0.as_raw()) };
+    }
+}
+
+/// The core's functions for suspending devices that nobody uses.
+#[cfg(CONFIG_PM)]
+mod pm {
+    pub(super) use kernel::bindings::{
+        usb_autopm_get_interface_async,
+        usb_autopm_get_interface_no_resume,
+        usb_autopm_put_interface_async,
+        usb_device,
+        usb_disable_autosuspend,
+        usb_enable_autosuspend, //
+    };
+
+    /// Whether the device is not to be suspended.
+    ///
+    /// # Safety
+    ///
+    /// `device` must be valid.
+    pub(super) unsafe fn is_forbidden(device: *mut usb_device) -> bool {
+        // SAFETY: By the safety requirements.
+        unsafe { !(*device).dev.power.runtime_auto() }
+    }
+}
+
+/// The same where no device is ever suspended: the header has them as inline functions then, which
+/// bindgen skips.
+#[cfg(not(CONFIG_PM))]
+mod pm {
+    use kernel::bindings::{
+        usb_device,
+        usb_interface, //
+    };
+
+    pub(super) unsafe fn usb_autopm_get_interface_async(_interface: *mut usb_interface) -> i32 {
+        0
+    }
+
+    pub(super) unsafe fn usb_autopm_get_interface_no_resume(_interface: *mut usb_interface) {}
+
+    pub(super) unsafe fn usb_autopm_put_interface_async(_interface: *mut usb_interface) {}
+
+    pub(super) unsafe fn usb_enable_autosuspend(_device: *mut usb_device) {}
+
+    pub(super) unsafe fn usb_disable_autosuspend(_device: *mut usb_device) {}
+
+    /// There is nothing to allow.
+    pub(super) unsafe fn is_forbidden(_device: *mut usb_device) -> bool {
+        false
     }
 }
 
