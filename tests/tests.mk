@@ -15,16 +15,20 @@ check:
 more-tests := $(tests)install/run.sh
 
 test: export ALRANDOM_CHECK := all
-## test             all tests: those of check, and those in a virtual machine (FILTER=... for some);
+## test             all tests: those of check, and those in a virtual machine (FILTER=... for some;
+##                  ROUNDS=... for more rounds of the storms);
 ##                  KERNELS=all: the core tests with every kernel (KERNELS=list; KERNELS='7.2 sid arm64' for some)
 test:
 	@$(tests)vm/run.sh $(if $(KERNELS),kernels $(call quote,$(KERNELS)),test \
 		$(if $(FILTER),--filter $(call quote,$(FILTER)),--host-tests $(tests)check.sh) \
+		$(if $(ROUNDS),--rounds $(call quote,$(ROUNDS))) \
 		$(addprefix --more-tests ,$(more-tests)))
 
-## test-debug       the guest's tests on a kernel that looks for bugs (not part of test: it takes long)
+## test-debug       the guest's tests on a kernel that looks for bugs (not part of test: it takes long;
+##                  FILTER=... and ROUNDS=... as above)
 test-debug:
-	@$(tests)vm/run.sh test-debug $(if $(FILTER),--filter $(call quote,$(FILTER)))
+	@$(tests)vm/run.sh test-debug $(if $(FILTER),--filter $(call quote,$(FILTER))) \
+		$(if $(ROUNDS),--rounds $(call quote,$(ROUNDS)))
 
 ## bench            benchmarks: the health tests, and the stream in a virtual machine (FILTER=... for some
 ##                  parts, ROUNDS=... for more or fewer rounds)

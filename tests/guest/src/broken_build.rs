@@ -22,7 +22,7 @@ use std::fs;
 pub(crate) const TESTS: &[Test] = tests![a_cutoff_off_by_one_is_refused_at_load];
 
 /// The name of the broken build.
-const BROKEN: &str = "alrandom-broken.ko";
+const BROKEN: &str = "alrandom-broken-cutoff.ko";
 
 /// The folder of `/proc` that a loaded module has.
 const PROC: &str = "/proc/alrandom";

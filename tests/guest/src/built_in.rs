@@ -118,12 +118,12 @@ fn cannot_be_unloaded(_guest: &mut Guest) -> Result<()> {
 fn open_file_survives_a_replug(guest: &mut Guest) -> Result<()> {
     let node = Node::open()?;
     node.read_all(1000)?;
-    guest.emulator.device(0).unplug()?;
+    guest.emulator.unplug()?;
     wait_until("the device to be gone", || {
         fs::read_to_string("/proc/alrandom/info").is_ok_and(|text| text.starts_with("No AlphaRNG"))
     })?;
     ensure!(Path::new(NODE).exists());
-    guest.emulator.device(0).plug()?;
+    guest.emulator.plug()?;
     wait_until("the device to be in use", || {
         guest
             .emulator
@@ -143,11 +143,11 @@ fn hwrng_has_it_where_it_has_a_quality(guest: &mut Guest) -> Result<()> {
     ensure!(!listed(), "it is a source without a quality");
     fs::write(format!("{LOADED}/parameters/hwrngQuality"), "-1")?;
     // The parameter counts when a device becomes healthy.
-    guest.emulator.device(0).unplug()?;
-    guest.emulator.device(0).plug()?;
+    guest.emulator.unplug()?;
+    guest.emulator.plug()?;
     wait_until("the source to be listed", listed)?;
     fs::write(format!("{LOADED}/parameters/hwrngQuality"), "0")?;
-    guest.emulator.device(0).unplug()?;
-    guest.emulator.device(0).plug()?;
+    guest.emulator.unplug()?;
+    guest.emulator.plug()?;
     wait_until("the source to be gone", || !listed())
 }

@@ -14,7 +14,6 @@ use crate::support::{
     Guest,
     Node,
     Test,
-    UsbDevice,
     BLOCK, //
 };
 use anyhow::{
@@ -150,33 +149,29 @@ fn probe(guest: &mut Guest) -> Result<()> {
         .log
         .announce("probe with driver alrandom failed with error -12");
     guest.log.announce("driver_sysfs_add failed");
-    let node = guest.start()?;
-    let bound = fs::read_dir(DRIVER)?.flatten().find(|entry| {
-        let name = entry.file_name();
-        name.to_string_lossy().ends_with(":1.1")
-    });
-    let interface = bound.context("nothing is bound")?.file_name();
-    let interface = interface.as_encoded_bytes();
+    let device = guest.plug()?;
+    guest.load(&[])?;
+    let node = Node::open()?;
+    let interface = device.data_interface()?;
     let unbind = format!("{DRIVER}/unbind");
     let bind = fs::File::options()
         .write(true)
         .open(format!("{DRIVER}/bind"))?;
-    fs::write(&unbind, interface)?;
+    fs::write(&unbind, &interface)?;
     let failed = sweep(
-        || rustix::io::write(&bind, interface),
+        || rustix::io::write(&bind, interface.as_bytes()),
         |result| {
-            let device = UsbDevice::find(&crate::support::guest::serial(0));
-            let in_use = device.is_some_and(|device| device.is_in_use());
+            let in_use = device.is_in_use();
             ensure!(result.is_ok() == in_use, "{result:?}, in use: {in_use}");
             if in_use {
-                fs::write(&unbind, interface)?;
+                fs::write(&unbind, &interface)?;
             }
             ensure!(node.read(1) == Err(Errno::NODEV));
             Ok(())
         },
     )?;
     ensure!(failed > 10, "only {failed} allocations have failed");
-    rustix::io::write(&bind, interface)?;
+    rustix::io::write(&bind, interface.as_bytes())?;
     node.read_all(10 * BLOCK)?;
     Ok(())
 }

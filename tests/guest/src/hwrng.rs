@@ -236,7 +236,7 @@ fn failure_while_hwrng_is_read(guest: &mut Guest) -> Result<()> {
         wait_until("the source to be listed", is_listed)?;
         let mut reader = read_hwrng()?;
         let stuck = Fault::next(Kind::Stuck { value: 7 });
-        guest.emulator.device(0).fault(stuck)?;
+        guest.emulator.fault(stuck)?;
         ended(&mut reader)?;
         wait_until("the source to be gone", || !is_listed())?;
         fs::write(STARTUP_TEST, "1")?;
@@ -253,7 +253,7 @@ fn nonblocking_reads_do_not_wait(guest: &mut Guest) -> Result<()> {
     // From now on the device is silent: what is ready can be read, then there is nothing.
     guest.log.announce("no complete answer in time");
     let silence = Fault::next(Kind::Silent).count(0);
-    guest.emulator.device(0).fault(silence)?;
+    guest.emulator.fault(silence)?;
     let dd = attempt(&[
         "dd",
         "if=/dev/hwrng",

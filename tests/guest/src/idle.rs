@@ -30,6 +30,7 @@ pub(crate) const TESTS: &[Test] = tests![
     unplugged_while_suspended,
     unloaded_while_suspended,
     never_suspended_by_default,
+    unloaded_nothing_keeps_the_device_awake,
 ];
 
 /// How long after the last use a device may be suspended: the parameter's second, and the two of the
@@ -134,5 +135,26 @@ fn never_suspended_by_default(guest: &mut Guest) -> Result<()> {
     drop(node);
     guest.unload()?;
     ensure!(device.attribute("power/control") == "auto");
+    Ok(())
+}
+
+/// The core counts on who wants a device to be awake when its driver changes: after this module the stock
+/// serial driver's device is suspended as before it.
+fn unloaded_nothing_keeps_the_device_awake(guest: &mut Guest) -> Result<()> {
+    let device = guest.plug()?;
+    device.set_attribute("power/autosuspend_delay_ms", "0")?;
+    device.set_attribute("power/control", "auto")?;
+    let suspended = || is_suspended(&device);
+    wait_until_within(SOON, "the stock driver's device to be suspended", suspended)?;
+    for parameters in [&[][..], &["idleSuspend=1"]] {
+        guest.load(parameters)?;
+        guest.wait_until_full()?;
+        if !parameters.is_empty() {
+            wait_until_within(SOON, "the idle device to be suspended", suspended)?;
+        }
+        guest.unload()?;
+        ensure!(device.is_with_cdc_acm());
+        wait_until_within(SOON, "the device to be suspended again", suspended)?;
+    }
     Ok(())
 }

@@ -151,9 +151,9 @@ struct Options {
     /// their names.
     #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "PART")]
     bench: Option<String>,
-    /// How many rounds to measure.
-    #[arg(long, default_value_t = 5, value_name = "ROUNDS")]
-    rounds: u32,
+    /// How many rounds to measure (default: 5), or rounds of each storm (default: as each says).
+    #[arg(long, value_name = "ROUNDS")]
+    rounds: Option<u32>,
     /// Be the process of one test, by its name.
     #[arg(long, hide = true, value_name = "NAME")]
     process_of: Option<String>,
@@ -221,10 +221,10 @@ fn run(options: &Options) -> Result<bool> {
             bail!("there is no test {name}");
         };
         let module = options.module();
-        return Ok(test.run(module));
+        return Ok(test.run(module, options.rounds));
     }
     if let Some(filter) = &options.bench {
-        return bench::run_all(&options.module, filter, options.rounds);
+        return bench::run_all(&options.module, filter, options.rounds.unwrap_or(5));
     }
     let tests = select(options)?;
     if options.list {
@@ -239,6 +239,7 @@ fn run(options: &Options) -> Result<bool> {
         },
         module: options.module(),
         limit: Duration::from_secs(options.time_limit),
+        rounds: options.rounds,
     }
     .run(&tests)
 }

@@ -260,7 +260,7 @@ fn a_virtual_machine_reads_the_device_until_it_is_unplugged(guest: &mut Guest) -
 
     let bytes = bytes_in(&text)?;
     ensure!(bytes.len() == SHOWN, "{} bytes came", bytes.len());
-    let blocks = guest.emulator.device(0).status()?.next_block;
+    let blocks = guest.emulator.status()?.next_block;
     let mut stream = guest.stream();
     let sent = stream.take(blocks as usize * crate::support::BLOCK);
     let mut places = Vec::new();

@@ -18,7 +18,8 @@ use crate::{
     support::{
         guest::{
             serial,
-            EHCI_DEVICE, //
+            EHCI_DEVICE,
+            GIVEN_UP, //
         },
         info::{
             self,
@@ -162,8 +163,7 @@ impl Endless {
 /// Checks that `bytes` are the stream of device `k` from its beginning, with so many gaps and no other, each
 /// of them of the start-up test's block at least and of [`MOST_MISSING`] blocks at most.
 fn expect_gaps(guest: &mut Guest, k: usize, bytes: &[u8], gaps: usize) -> Result<()> {
-    let sent = guest.emulator.device(k).status()?.next_block;
-    guest.emulator.device(0);
+    let sent = guest.device(k, |device| device.status())?.next_block;
     let blocks = blocks_of(guest.seed + k as u64, sent, bytes)?;
     ensure!(blocks.first() == Some(&1), "it begins with {blocks:?}");
     let steps: Vec<_> = blocks.windows(2).map(|pair| (pair[0], pair[1])).collect();
@@ -258,10 +258,11 @@ fn suspend_under_reader(guest: &mut Guest, sleep: Sleep, times: usize) -> Result
 /// So it is where the device is not reset: on a controller that has kept its state.
 fn resumed_without_a_reset(guest: &mut Guest) -> Result<()> {
     guest.load(&[])?;
-    guest.emulator.device(EHCI_DEVICE).configure(Configure {
+    let rate = Configure {
         rate: Some(RATE),
         ..Configure::default()
-    })?;
+    };
+    guest.device(EHCI_DEVICE, |device| device.configure(rate))?;
     let device = guest.plug_for_nobody(EHCI_DEVICE)?;
     wait_until("the device to be in use", || device.is_in_use())?;
     let reader = Endless::start(Node::open()?)?;
@@ -367,7 +368,7 @@ fn without_persistence_it_is_a_new_device(guest: &mut Guest) -> Result<()> {
     guest.stream().expect(&node.read_all(50_000)?)?;
     guest.wait_until_full()?;
     let next = guest.emulator.status()?.next_block;
-    device.set("power/persist", "0")?;
+    device.set_attribute("power/persist", "0")?;
 
     guest.suspend(Sleep::Devices)?;
 
@@ -444,7 +445,7 @@ fn a_device_that_was_given_up_is_tried_again(guest: &mut Guest) -> Result<()> {
         .emulator
         .fault(Fault::next(Kind::Status { value: 255 }).count(0))?;
     guest.log.announce("status byte 0xff is none");
-    guest.log.announce("no answer after 15 attempts");
+    guest.log.announce(GIVEN_UP);
     let mut bytes = node.read_all((usize::try_from(bad)? - 1) * BLOCK)?;
     ensure!(node.read(1) == Err(Errno::IO));
     let next = guest.wait_until_given_up()?.next_block;

@@ -3,6 +3,7 @@
 //! What `read(2)` of `/dev/alrandom` returns, line by line.
 
 use crate::support::{
+    guest::GIVEN_UP,
     node::MAX_READ,
     sys::{
         catch,
@@ -294,7 +295,7 @@ fn silent_device_is_etimedout_and_is_asked_again(guest: &mut Guest) -> Result<()
 
     let bytes = node.read(MAX_READ)?;
     let commands = guest.emulator.status()?.commands.of(Command::Entropy);
-    guest.log.wait_for("no answer after 15 attempts")?;
+    guest.log.wait_for(GIVEN_UP)?;
 
     ensure!(bytes.len() == ready);
     // 15 attempts, as the vendor's module makes, the first of them with two commands under way.

@@ -16,6 +16,10 @@ use crate::{
         read_hwrng, //
     },
     support::{
+        guest::{
+            GIVEN_UP,
+            GIVING_UP, //
+        },
         info::{
             read_text,
             NO_DEVICE, //
@@ -37,7 +41,6 @@ use crate::{
     },
 };
 use alpharng_emu::{
-    control::Status,
     fault::{
         At,
         Fault,
@@ -72,12 +75,6 @@ pub(crate) const TESTS: &[Test] = tests![
     proc_has_a_paragraph_for_each,
     unloaded_while_hwrng_is_read_none_waits_for_the_reserve,
 ];
-
-/// The log's line about a device that was given up.
-const GIVEN_UP: &str = "no answer after 15 attempts";
-
-/// How long it may take until a silent device is given up: all its attempts.
-const ALL_ATTEMPTS: std::time::Duration = PATIENCE.saturating_mul(2);
 
 /// The devices of a test.
 struct Devices {
@@ -156,51 +153,12 @@ impl Devices {
     }
 }
 
-/// The status of device `k`.
-fn status(guest: &mut Guest, k: usize) -> Result<Status> {
-    let status = guest.emulator.device(k).status();
-    guest.emulator.device(0);
-    Ok(status?)
-}
-
-/// Has a fault happen to device `k`.
-fn fault(guest: &mut Guest, k: usize, fault: Fault) -> Result<()> {
-    let done = guest.emulator.device(k).fault(fault);
-    guest.emulator.device(0);
-    Ok(done?)
-}
-
-/// Pulls device `k` out.
-fn unplug(guest: &mut Guest, k: usize) -> Result<()> {
-    let done = guest.emulator.device(k).unplug();
-    guest.emulator.device(0);
-    Ok(done?)
-}
-
-/// Waits until device `k` idles, and returns the index of its next block.
-fn wait_until_full(guest: &mut Guest, k: usize) -> Result<u64> {
-    let mut last = 0;
-    let mut same = 0;
-    wait_until("the device to idle", || {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        let Ok(status) = status(guest, k) else {
-            return false;
-        };
-        let idle = status.next_block == last && status.blocks > 0 && status.pending == 0;
-        same = if idle { same + 1 } else { 0 };
-        last = status.next_block;
-        same >= 5
-    })?;
-    Ok(last)
-}
-
 /// Unplugged in the middle of an answer while somebody reads: no read fails, and what comes is the
 /// next device's, from behind its start-up block on.
 fn unplugged_in_a_read_the_next_goes_on(guest: &mut Guest) -> Result<()> {
     let (devices, node) = Devices::start(guest, 2, &[])?;
     let (one, other) = devices.one_and_other()?;
-    guest.emulator.device(one).unplug_at(At::Block(20), 8000)?;
-    guest.emulator.device(0);
+    guest.device(one, |device| device.unplug_at(At::Block(20), 8000))?;
     let bytes = node.read_all(60 * BLOCK)?;
     devices.expect_take_over(&bytes, one, other)?;
     ensure!(devices.used() == [other]);
@@ -212,7 +170,9 @@ fn unplugged_under_a_sleeping_reader_the_next_goes_on(guest: &mut Guest) -> Resu
     let (devices, node) = Devices::start(guest, 2, &[])?;
     let (one, other) = devices.one_and_other()?;
     guest.log.announce("no complete answer in time");
-    fault(guest, one, Fault::at(9, Kind::Silent).count(0))?;
+    guest.device(one, |device| {
+        device.fault(Fault::at(9, Kind::Silent).count(0))
+    })?;
     devices.stream(one).expect(&node.read_all(8 * BLOCK)?)?;
     let reader = node.clone();
     let reader = Background::start(move || reader.read(1000))?;
@@ -220,7 +180,7 @@ fn unplugged_under_a_sleeping_reader_the_next_goes_on(guest: &mut Guest) -> Resu
     let poller = node.clone();
     let poller = Background::start(move || poller.poll(PATIENCE))?;
 
-    unplug(guest, one)?;
+    guest.device(one, |device| device.unplug())?;
 
     let bytes = reader.join()?.context("read(2)")?;
     devices.stream(other).expect(&bytes)?;
@@ -237,16 +197,18 @@ fn unplugged_when_the_next_is_in_use_elsewhere_is_enodev(guest: &mut Guest) -> R
     let (one, other) = devices.one_and_other()?;
     let tty = Tty::open(&devices.all[other])?;
     node.read_all(BLOCK)?;
-    let silent = wait_until_full(guest, one)?;
+    let silent = guest.wait_until_idle(one)?.next_block;
     guest.log.announce("no complete answer in time");
-    fault(guest, one, Fault::at(silent, Kind::Silent).count(0))?;
+    guest.device(one, |device| {
+        device.fault(Fault::at(silent, Kind::Silent).count(0))
+    })?;
     // All that is ready.
     node.read_all((usize::try_from(silent)? - 2) * BLOCK)?;
     let reader = node.clone();
     let reader = Background::start(move || reader.read(1))?;
     reader.wait_until_reading()?;
 
-    unplug(guest, one)?;
+    guest.device(one, |device| device.unplug())?;
 
     ensure!(reader.join()? == Err(Errno::NODEV));
     guest
@@ -266,10 +228,12 @@ fn given_up_the_next_goes_on(guest: &mut Guest) -> Result<()> {
     let (one, other) = devices.one_and_other()?;
     guest.log.announce("no complete answer in time");
     guest.log.announce(GIVEN_UP);
-    fault(guest, one, Fault::at(20, Kind::Silent).count(0))?;
+    guest.device(one, |device| {
+        device.fault(Fault::at(20, Kind::Silent).count(0))
+    })?;
     let reader = node.clone();
     let reader = Background::start(move || reader.read_all(60 * BLOCK))?;
-    wait_until_within(ALL_ATTEMPTS, "the next device to be in use", || {
+    wait_until_within(GIVING_UP, "the next device to be in use", || {
         devices.all[other].is_in_use()
     })?;
     devices.expect_take_over(&reader.join()??, one, other)?;
@@ -283,14 +247,25 @@ fn stopped_the_next_goes_on(guest: &mut Guest) -> Result<()> {
     let (devices, node) = Devices::start(guest, 2, &[])?;
     let (one, other) = devices.one_and_other()?;
     guest.log.announce(STOPPED);
-    fault(guest, one, Fault::at(20, Kind::Stuck { value: 7 }))?;
+    guest.device(one, |device| {
+        device.fault(Fault::at(20, Kind::Stuck { value: 7 }))
+    })?;
     let bytes = node.read_all(60 * BLOCK)?;
     devices.expect_take_over(&bytes, one, other)?;
     ensure!(devices.used().len() == 2 && guest.log.count(STOPPED) == 1);
     // Asked nothing any more.
-    let asked = status(guest, one)?.commands.of(Command::Entropy);
+    let asked = guest
+        .device(one, |device| device.status())?
+        .commands
+        .of(Command::Entropy);
     node.read_all(60 * BLOCK)?;
-    ensure!(status(guest, one)?.commands.of(Command::Entropy) == asked);
+    ensure!(
+        guest
+            .device(one, |device| device.status())?
+            .commands
+            .of(Command::Entropy)
+            == asked
+    );
     Ok(())
 }
 
@@ -300,20 +275,22 @@ fn one_that_was_given_up_is_tried_again_when_there_is_no_other(guest: &mut Guest
     let (one, other) = devices.one_and_other()?;
     guest.log.announce("no complete answer in time");
     guest.log.announce(GIVEN_UP);
-    fault(guest, one, Fault::at(5, Kind::Silent).count(0))?;
+    guest.device(one, |device| {
+        device.fault(Fault::at(5, Kind::Silent).count(0))
+    })?;
     let reader = node.clone();
     let reader = Background::start(move || reader.read_all(20 * BLOCK))?;
-    wait_until_within(ALL_ATTEMPTS, "the next device to be in use", || {
+    wait_until_within(GIVING_UP, "the next device to be in use", || {
         devices.all[other].is_in_use()
     })?;
     reader.join()??;
 
-    guest.emulator.device(one).clear_faults()?;
-    unplug(guest, other)?;
+    guest.device(one, |device| device.clear_faults())?;
+    guest.device(other, |device| device.unplug())?;
     wait_until("the other device to be gone", || {
         !devices.all[other].is_there()
     })?;
-    let next = status(guest, one)?.next_block;
+    let next = guest.device(one, |device| device.status())?.next_block;
     let bytes = node.read_all(50_000)?;
     // Behind what tells that the silence is over, and the start-up test.
     let found = (next..next + 3).any(|k| {
@@ -332,7 +309,7 @@ fn as_many_are_used_as_the_parameter_says(guest: &mut Guest) -> Result<()> {
     ensure!(used.len() == 2, "in use: {used:?}");
     let is_idle = |k: &usize| devices.all[*k].is_with_cdc_acm();
     ensure!((0..4).filter(is_idle).count() == 2);
-    unplug(guest, used[0])?;
+    guest.device(used[0], |device| device.unplug())?;
     wait_until("a third device to be in use", || {
         let now = devices.used();
         now.len() == 2 && !now.contains(&used[0])
@@ -373,8 +350,7 @@ fn blocks_of_all_are_delivered_and_each_once(guest: &mut Guest) -> Result<()> {
 /// When one of several goes, only what was ready from it is lost, and no read fails.
 fn one_that_goes_leaves_the_others_undisturbed(guest: &mut Guest) -> Result<()> {
     let (devices, node) = Devices::start(guest, 3, &["maxDevices=3"])?;
-    guest.emulator.device(1).unplug_at(At::Block(10), 8000)?;
-    guest.emulator.device(0);
+    guest.device(1, |device| device.unplug_at(At::Block(10), 8000))?;
     // Whole blocks, so that the end of one of the device's is not cut off.
     let mut bytes = Vec::new();
     for _ in 0..200 {
@@ -393,7 +369,9 @@ fn one_that_goes_leaves_the_others_undisturbed(guest: &mut Guest) -> Result<()> 
 fn one_that_is_stopped_leaves_the_others_undisturbed(guest: &mut Guest) -> Result<()> {
     let (devices, node) = Devices::start(guest, 2, &["maxDevices=2"])?;
     guest.log.announce(STOPPED);
-    fault(guest, 0, Fault::at(10, Kind::Stuck { value: 7 }))?;
+    guest.device(0, |device| {
+        device.fault(Fault::at(10, Kind::Stuck { value: 7 }))
+    })?;
     let mut bytes = Vec::new();
     for _ in 0..100 {
         bytes.extend(node.read_all(BLOCK)?);
@@ -413,7 +391,7 @@ fn root_s_start_up_test_is_for_all(guest: &mut Guest) -> Result<()> {
     let (devices, node) = Devices::start(guest, 2, &["maxDevices=2"])?;
     let mut next = [0; 2];
     for (k, next) in next.iter_mut().enumerate() {
-        *next = wait_until_full(guest, k)? + 1;
+        *next = guest.wait_until_idle(k)?.next_block + 1;
     }
     fs::write(STARTUP_TEST, "1")?;
     let mut bytes = Vec::new();
@@ -432,8 +410,8 @@ fn proc_has_a_paragraph_for_each(guest: &mut Guest) -> Result<()> {
     node.read_all(MAX_READ)?;
     let mut requests = Vec::new();
     for k in 0..2 {
-        wait_until_full(guest, k)?;
-        requests.push(status(guest, k)?.blocks);
+        guest.wait_until_idle(k)?;
+        requests.push(guest.device(k, |device| device.status())?.blocks);
     }
     let text = read_text()?;
     let paragraphs: Result<Vec<_>> = text
@@ -456,7 +434,7 @@ fn proc_has_a_paragraph_for_each(guest: &mut Guest) -> Result<()> {
         ensure!(text.contains(&line), "{HEALTH} lacks {line}in\n{text}");
     }
     for k in 0..2 {
-        unplug(guest, k)?;
+        guest.device(k, |device| device.unplug())?;
         wait_until("the device to be gone", || !devices.all[k].is_there())?;
     }
     ensure!(read_text()? == NO_DEVICE);

@@ -4,11 +4,12 @@
 //! and unloaded, drivers that are bound and unbound, under readers of all kinds that are interrupted,
 //! stopped and killed. The moments are random; the seed that they follow from is printed.
 //!
-//! On a kernel that is made to look for bugs there are more rounds than on others.
+//! On a kernel that is made to look for bugs there are more rounds than on others, and as many as are asked
+//! for on any.
 
 use crate::support::{
+    guest::serial,
     info::read_text,
-    leaks::Leaks,
     sys::catch,
     tests,
     wait_until,
@@ -96,15 +97,6 @@ const HALF_PLUGGED: [&str; 12] = [
     "string descriptor 0 read error",
     "unable to get BOS descriptor",
 ];
-
-/// Rounds: `many` where the kernel looks for bugs, otherwise `few`.
-fn rounds(few: usize, many: usize) -> usize {
-    if Leaks::can_be_found() {
-        many
-    } else {
-        few
-    }
-}
 
 /// The random moments of a test; the seed is printed.
 fn moments() -> Rng {
@@ -247,7 +239,7 @@ impl Readers {
     fn end(self, guest: &mut Guest) -> Result<Arc<Shared>> {
         self.shared.stop.store(true, Ordering::Relaxed);
         // Whoever sleeps for bytes gets them, or an error, once there is a device or none.
-        if UsbDevice::find(&crate::support::guest::serial(0)).is_some() {
+        if UsbDevice::find(&serial(0)).is_some() {
             guest.unplug()?;
         }
         for thread in self.threads {
@@ -321,7 +313,7 @@ fn expect_each_once(guest: &mut Guest, shared: &Shared) -> Result<()> {
 /// `/proc`, who are interrupted, stopped and killed. No reader hangs or sees a wrong error, and no byte is
 /// delivered twice or made up.
 fn plugged_and_unplugged_under_everything(guest: &mut Guest) -> Result<()> {
-    let rounds = rounds(40, 100);
+    let rounds = guest.rounds(40, 100);
     let mut rng = moments();
     for line in HALF_PLUGGED {
         guest.log.announce(line);
@@ -370,10 +362,7 @@ fn plugged_and_unplugged_under_everything(guest: &mut Guest) -> Result<()> {
         if guest.emulator.status()?.plugged {
             guest.emulator.unplug().with_context(what)?;
         }
-        wait_until("the device to be gone", || {
-            UsbDevice::find(&crate::support::guest::serial(0)).is_none()
-        })
-        .with_context(what)?;
+        guest.wait_until_gone().with_context(what)?;
         victim.end().with_context(what)?;
     }
     let shared = readers.end(guest)?;
@@ -387,7 +376,7 @@ fn plugged_and_unplugged_under_everything(guest: &mut Guest) -> Result<()> {
 /// Loaded and unloaded at any moment, while programs open the node, read and close it, and look at the
 /// files in `/proc`: unloading is refused or ends everything first.
 fn loaded_and_unloaded_under_openers(guest: &mut Guest) -> Result<()> {
-    let rounds = rounds(15, 40);
+    let rounds = guest.rounds(15, 40);
     let mut rng = moments();
     let device = guest.plug()?;
     let shared = Arc::new(Shared::default());
@@ -438,7 +427,7 @@ fn loaded_and_unloaded_under_openers(guest: &mut Guest) -> Result<()> {
 /// and no byte is delivered twice.
 fn bound_and_unbound_under_readers(guest: &mut Guest) -> Result<()> {
     const DRIVER: &str = "/sys/bus/usb/drivers/alrandom";
-    let rounds = rounds(40, 100);
+    let rounds = guest.rounds(40, 100);
     let mut rng = moments();
     catch(Signal::USR1, false)?;
     guest.configure(Configure {
@@ -447,21 +436,16 @@ fn bound_and_unbound_under_readers(guest: &mut Guest) -> Result<()> {
     })?;
     let device = guest.plug()?;
     guest.load_with_hwrng(&[])?;
-    let bound = fs::read_dir(DRIVER)?.flatten().find(|entry| {
-        let name = entry.file_name();
-        name.to_string_lossy().ends_with(":1.1")
-    });
-    let interface = bound.context("nothing is bound")?.file_name();
-    let interface = interface.as_encoded_bytes();
+    let interface = device.data_interface()?;
     let readers = Readers::of_the_node()?.and_others()?;
     for round in 0..rounds {
         pause(&mut rng, 60);
         if rng.bool() {
             readers.interrupt(&mut rng)?;
         }
-        fs::write(format!("{DRIVER}/unbind"), interface).with_context(|| format!("{round}"))?;
+        fs::write(format!("{DRIVER}/unbind"), &interface).with_context(|| format!("{round}"))?;
         pause(&mut rng, 10);
-        fs::write(format!("{DRIVER}/bind"), interface).with_context(|| format!("{round}"))?;
+        fs::write(format!("{DRIVER}/bind"), &interface).with_context(|| format!("{round}"))?;
         ensure!(device.is_in_use(), "round {round}");
     }
     let bytes = readers.shared.bytes.load(Ordering::Relaxed);

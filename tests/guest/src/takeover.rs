@@ -3,7 +3,6 @@
 //! Taking the device from the stock serial driver, and giving it back.
 
 use crate::support::{
-    leaks::Leaks,
     tests,
     tty::Tty,
     wait_until,
@@ -347,8 +346,7 @@ fn one_of_several_is_used_and_the_next_takes_over(guest: &mut Guest) -> Result<(
             let expected = block(seed, EmuCommand::NoiseOne, answers(guest, other)? - 1);
             ensure!(answer[..BLOCK] == expected[..]);
         }
-        guest.emulator.device(used).unplug()?;
-        guest.emulator.device(0);
+        guest.device(used, |device| device.unplug())?;
         wait_until("the device to be gone", || !devices[used].is_there())?;
         wait_until("the next device to be in use", || {
             left.is_empty() || left.iter().any(|k| devices[*k].is_in_use())
@@ -360,15 +358,14 @@ fn one_of_several_is_used_and_the_next_takes_over(guest: &mut Guest) -> Result<(
 
 /// How many `1` commands device `k` has answered.
 fn answers(guest: &mut Guest, k: usize) -> Result<u64> {
-    let status = guest.emulator.device(k).status()?;
-    guest.emulator.device(0);
+    let status = guest.device(k, |device| device.status())?;
     Ok(status.next_blocks.of(EmuCommand::NoiseOne))
 }
 
 /// Each time it is plugged in it ends up here, although the stock serial driver is asked first.
 fn hot_plugged_200_times_it_is_always_taken(guest: &mut Guest) -> Result<()> {
     // A kernel that looks for bugs takes several times as long.
-    let rounds = if Leaks::can_be_found() { 50 } else { 200 };
+    let rounds = guest.rounds(200, 50);
     guest.load(&[])?;
     let node = Node::open()?;
     for round in 0..rounds {
@@ -383,15 +380,12 @@ fn hot_plugged_200_times_it_is_always_taken(guest: &mut Guest) -> Result<()> {
 
 /// Root can take the device away (by `unbind` in sysfs): it is not taken again until it is replugged.
 fn unbound_by_root_it_stays_so(guest: &mut Guest) -> Result<()> {
-    let node = guest.start()?;
+    let device = guest.plug()?;
+    guest.load(&[])?;
+    let node = Node::open()?;
     node.read_all(1000)?;
     let drivers = "/sys/bus/usb/drivers/alrandom";
-    let bound = fs::read_dir(drivers)?.flatten().find(|entry| {
-        let name = entry.file_name();
-        name.to_string_lossy().ends_with(":1.1")
-    });
-    let interface = bound.context("nothing is bound")?.file_name();
-    fs::write(format!("{drivers}/unbind"), interface.as_encoded_bytes())?;
+    fs::write(format!("{drivers}/unbind"), device.data_interface()?)?;
     ensure!(node.read(1) == Err(Errno::NODEV));
     // As long as it takes to try a busy device again.
     thread::sleep(Duration::from_millis(1500));

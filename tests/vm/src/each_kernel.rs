@@ -3,9 +3,11 @@
 //! `vm kernels`: builds the module for each of several kernels, boots each, and runs the core tests there.
 
 use super::{
+    scale,
     Device,
     Init,
-    Project, //
+    Project,
+    TEST_TIME, //
 };
 use alrandom_vm::{
     architecture::Architecture,
@@ -17,6 +19,7 @@ use alrandom_vm::{
         Row,
         Script, //
     },
+    layout,
     machine::Parts,
     step::Workshop,
     suite::Summary, //
@@ -154,7 +157,9 @@ impl Project {
         let options = project.options(payload, Init::Agent, Device::Plugged, Vec::new())?;
         println!("==> {} tests in the guest", names.len());
         let logs = &project.workshop.logs;
-        project.run_guest_tests(names.to_vec(), &options, logs, None)
+        let program = [layout::GUEST_TESTS.to_string()];
+        let limit = scale(TEST_TIME, options.accelerator);
+        project.run_guest_tests(names.to_vec(), &options, logs, limit, &program)
     }
 }
 

@@ -25,8 +25,11 @@ pub const MODULE: &str = "/mnt/alrandom/alrandom.ko";
 /// Directory of the modules of a kernel that is not the root's own.
 pub const MODULES: &str = "/mnt/alrandom/modules";
 
-/// A build of the module that its self-test has to refuse.
-pub const BROKEN_MODULE: &str = "/mnt/alrandom/alrandom-broken.ko";
+/// A build of the module that its self-test has to refuse: a cutoff is off by one.
+pub const BROKEN_CUTOFF: &str = "/mnt/alrandom/alrandom-broken-cutoff.ko";
+
+/// A build of the module that delivers bytes twice.
+pub const BROKEN_DELIVERY: &str = "/mnt/alrandom/alrandom-broken-delivery.ko";
 
 /// A module with bugs on purpose.
 pub const BUGS: &str = "/mnt/alrandom/alrandom_bugs.ko";

@@ -76,6 +76,9 @@ const STAGE_TIME: Duration = Duration::from_secs(60);
 /// How long a test may take with KVM, unless the command line says otherwise.
 const TEST_TIME: Duration = Duration::from_secs(120);
 
+/// How many rounds of a storm fit into that.
+const ROUNDS_IN_TIME: u32 = 50;
+
 /// How long the test that hangs on purpose is given.
 const HANG_TIME: Duration = Duration::from_secs(20);
 
@@ -134,11 +137,38 @@ const MODULE_SCRIPT: &str = include_str!("module.sh");
 const PLAIN_MODULE_SCRIPT: &str =
     "sources=$1 folder=$2; shift 2; make -C \"$folder\" M=\"$sources\" \"$@\" modules";
 
-/// A row of the health tests' table of cutoffs, and what the broken build has instead: one cutoff off
-/// by one.
-const BROKEN_CUTOFF: [&str; 2] = [
-    "6 => Cutoffs::new([8, 11], [35, 44]),",
-    "6 => Cutoffs::new([8, 11], [36, 44]),",
+/// A build of the module with a bug on purpose, which tests have to see.
+struct BrokenBuild {
+    /// Where it is in the guest.
+    path: &'static str,
+    /// What it is, for the one who waits for it.
+    doing: &'static str,
+    /// The file with the bug.
+    file: &'static str,
+    /// What it has once.
+    right: &'static str,
+    /// And what it has instead.
+    wrong: &'static str,
+}
+
+/// The builds with bugs.
+const BROKEN_BUILDS: [BrokenBuild; 2] = [
+    // One cutoff is off by one.
+    BrokenBuild {
+        path: layout::BROKEN_CUTOFF,
+        doing: "building a module that its self-test has to refuse",
+        file: "health.rs",
+        right: "6 => Cutoffs::new([8, 11], [35, 44]),",
+        wrong: "6 => Cutoffs::new([8, 11], [36, 44]),",
+    },
+    // Of what a small read has taken the second half (in words of 8 bytes) is still there for the next.
+    BrokenBuild {
+        path: layout::BROKEN_DELIVERY,
+        doing: "building a module that delivers bytes twice",
+        file: "pool.rs",
+        right: "let next = self.start.saturating_add(copied);",
+        wrong: "let next = self.start.saturating_add(copied.div_ceil(16) * 8);",
+    },
 ];
 
 /// Boots a stock kernel with a virtual AlphaRNG plugged in.
@@ -226,7 +256,10 @@ enum Action {
         /// Only the tests with this in their names
         #[arg(long)]
         filter: Option<String>,
-        /// Seconds a test may take [default: 360 with KVM, 1800 without]
+        /// Rounds of each storm [default: as each says]
+        #[arg(long)]
+        rounds: Option<u32>,
+        /// Seconds a test may take [default: 360 with KVM, 1800 without; more with more rounds]
         #[arg(long)]
         time_limit: Option<u64>,
     },
@@ -260,7 +293,10 @@ enum Action {
         /// A program to use instead of guest-tests
         #[arg(long)]
         guest_tests: Option<PathBuf>,
-        /// Seconds a test may take [default: 120 with KVM, 600 without]
+        /// Rounds of each storm [default: as each says]
+        #[arg(long)]
+        rounds: Option<u32>,
+        /// Seconds a test may take [default: 120 with KVM, 600 without; more with more rounds]
         #[arg(long)]
         time_limit: Option<u64>,
         /// Whether a device is plugged in
@@ -308,8 +344,13 @@ fn run(arguments: Arguments) -> Result<u8> {
         Action::Shell(shell) => project.shell(shell),
         Action::Demo => project.demo(),
         Action::Kernels { selection } => project.kernels(&selection),
-        Action::TestDebug { filter, time_limit } => project.test_debug(&Tests {
+        Action::TestDebug {
             filter,
+            rounds,
+            time_limit,
+        } => project.test_debug(&Tests {
+            filter,
+            rounds,
             host_tests: None,
             guest_tests: None,
             more_tests: Vec::new(),
@@ -328,10 +369,12 @@ fn run(arguments: Arguments) -> Result<u8> {
             host_tests,
             more_tests,
             guest_tests,
+            rounds,
             time_limit,
             device,
         } => project.test(&Tests {
             filter,
+            rounds,
             host_tests,
             more_tests,
             guest_tests,
@@ -366,6 +409,8 @@ struct Tests {
     more_tests: Vec<PathBuf>,
     /// Program instead of `guest-tests`.
     guest_tests: Option<PathBuf>,
+    /// Rounds of each storm.
+    rounds: Option<u32>,
     /// How long a test may take.
     time_limit: Option<Duration>,
     /// Whether a device is plugged in.
@@ -387,8 +432,25 @@ impl Tests {
 
     /// How long a test may take.
     fn limit(&self, accelerator: Accelerator) -> Duration {
-        self.time_limit
-            .unwrap_or_else(|| scale(TEST_TIME, accelerator))
+        let rounds = self.rounds.unwrap_or_default();
+        let usual = scale(TEST_TIME, accelerator) * (1 + rounds / ROUNDS_IN_TIME);
+        self.time_limit.unwrap_or(usual)
+    }
+
+    /// The guest's program of tests with these options, where a test may take `limit`.
+    fn program(&self, options: &[&str], limit: Duration) -> Vec<String> {
+        let mut argv = vec![layout::GUEST_TESTS.to_string()];
+        argv.extend(options.iter().map(|option| option.to_string()));
+        // A program of others need not know these.
+        if self.guest_tests.is_none() {
+            // It tells more of a test that hangs than the runner can, if it is the first to see it.
+            let seconds = limit.as_secs() * 2 / 3;
+            argv.extend(["--time-limit".to_string(), seconds.to_string()]);
+            if let Some(rounds) = self.rounds {
+                argv.extend(["--rounds".to_string(), rounds.to_string()]);
+            }
+        }
+        argv
     }
 }
 
@@ -495,40 +557,44 @@ impl Project {
         add(layout::MODULE, done.join("build/alrandom.ko"));
         // It is no part of the core tests.
         if self.listed.is_none() {
-            let broken = self.build_broken(&self.workshop, &folder, &[], key)?;
-            add(layout::BROKEN_MODULE, broken.join("build/alrandom.ko"));
+            for broken in &BROKEN_BUILDS {
+                let module = self.build_broken(broken, &self.workshop, &folder, &[], &key)?;
+                add(broken.path, module);
+            }
         }
         add(layout::SOURCES, done.join("source"));
         Ok(payload)
     }
 
-    /// Builds the module with one cutoff off by one, for the test that its self-test refuses that; `key`
-    /// is the good build's. Returns where it was built.
+    /// Builds the module with a bug; `key` is the good build's. Returns the module's path.
     fn build_broken(
         &self,
+        broken: &BrokenBuild,
         workshop: &Workshop,
         folder: &Path,
         variables: &[&str],
-        mut key: Key,
+        key: &Key,
     ) -> Result<PathBuf> {
-        let [right, wrong] = BROKEN_CUTOFF;
+        let BrokenBuild { right, wrong, .. } = broken;
+        let mut key = key.clone();
         key.add("broken", wrong.as_bytes());
-        workshop.once("broken-module", &key, |directory| {
+        let directory = workshop.once("broken-module", &key, |directory| {
             let build = directory.join("build");
             copy_sources(&self.clone, &build)?;
-            let file = build.join("health.rs");
+            let file = build.join(broken.file);
             let text = fs::read_to_string(&file)
                 .with_context(|| format!("can't read {}", file.display()))?;
             ensure!(
                 text.matches(right).count() == 1,
-                "health.rs does not have `{right}` once, which the broken build changes"
+                "{} does not have `{right}` once, which the broken build changes",
+                broken.file
             );
             fs::write(&file, text.replace(right, wrong))
                 .with_context(|| format!("can't write {}", file.display()))?;
             build_module(
                 workshop,
                 "broken-module",
-                "building a module that its self-test has to refuse",
+                broken.doing,
                 &build,
                 folder,
                 variables,
@@ -536,7 +602,8 @@ impl Project {
             let module = build.join("alrandom.ko");
             ensure!(module.exists(), "the build made no {}", module.display());
             Ok(())
-        })
+        })?;
+        Ok(directory.join("build/alrandom.ko"))
     }
 
     /// Boots a machine, with the stages on the terminal.
@@ -846,22 +913,24 @@ impl Project {
         };
         fs::create_dir_all(&logs).with_context(|| format!("can't make {}", logs.display()))?;
         println!("==> {} tests in the guest{with}", names.len());
-        self.run_guest_tests(names, &options, &logs, tests.time_limit)
+        let limit = tests.limit(options.accelerator);
+        self.run_guest_tests(names, &options, &logs, limit, &tests.program(&[], limit))
     }
 
-    /// Runs the tests `names` in machines with these options and logs; each may take `limit`.
+    /// Runs the tests `names` of `program` in machines with these options and logs; each may take `limit`.
     fn run_guest_tests(
         &self,
         names: Vec<String>,
         options: &Options,
         logs: &Path,
-        limit: Option<Duration>,
+        limit: Duration,
+        program: &[String],
     ) -> Result<Summary> {
         let mut suite = Suite {
             boot: &mut |logs| self.boot(options, logs),
-            program: &[layout::GUEST_TESTS],
+            program,
             logs,
-            limit: limit.unwrap_or_else(|| scale(TEST_TIME, options.accelerator)),
+            limit,
             out: &mut std::io::stdout(),
             summary: Summary::default(),
         };
@@ -921,7 +990,7 @@ impl Project {
                 .collect::<Vec<_>>()
         };
         let module = kernels.module.join(in_tree::MODULE);
-        let options = self.options(
+        let machine = self.options(
             guest_tests(Some(module)),
             Init::Agent,
             Device::Plugged,
@@ -932,28 +1001,28 @@ impl Project {
             prefix: IN_TREE_MODULE,
             directory: &kernels.module,
             names: of_module,
-            program: &[layout::GUEST_TESTS],
-            options,
+            options: &[],
+            machine,
         };
         let emulator = ["--source".into(), format!("seeded:{BUILT_IN_SEED}").into()];
-        let mut options = self.options(
+        let mut machine = self.options(
             guest_tests(None),
             Init::Agent,
             Device::Plugged,
             emulator.into(),
         )?;
-        options.parameters = BUILT_IN_PARAMETERS.map(str::to_string).into();
+        machine.parameters = BUILT_IN_PARAMETERS.map(str::to_string).into();
         let of_built_in = OtherKernel {
             what: "built-in",
             prefix: IN_TREE_BUILT_IN,
             directory: &kernels.built_in,
             names: of_built_in,
-            program: &[layout::GUEST_TESTS, BUILT_IN_OPTION],
-            options,
+            options: &[BUILT_IN_OPTION],
+            machine,
         };
         for other in [of_module, of_built_in] {
-            let limit = tests.limit(other.options.accelerator);
-            let more = self.other_kernel(limit, other)?;
+            let limit = tests.limit(other.machine.accelerator);
+            let more = self.other_kernel(tests, limit, other)?;
             summary.passed += more.passed;
             summary.failed.extend(more.failed);
         }
@@ -961,7 +1030,7 @@ impl Project {
     }
 
     /// Runs guest tests, which may take `limit` each, on another kernel.
-    fn other_kernel(&self, limit: Duration, other: OtherKernel) -> Result<Summary> {
+    fn other_kernel(&self, tests: &Tests, limit: Duration, other: OtherKernel) -> Result<Summary> {
         if other.names.is_empty() {
             return Ok(Summary::default());
         }
@@ -970,8 +1039,8 @@ impl Project {
         fs::create_dir_all(&logs)?;
         println!("==> {} tests with it as {}", other.names.len(), other.what);
         let mut suite = Suite {
-            boot: &mut |logs| self.boot_with(&parts, &other.options, logs),
-            program: other.program,
+            boot: &mut |logs| self.boot_with(&parts, &other.machine, logs),
+            program: &tests.program(other.options, limit),
             logs: &logs,
             limit,
             out: &mut std::io::stdout(),
@@ -994,9 +1063,8 @@ impl Project {
         options.memory = DEBUG_MEMORY;
         options.parameters = DEBUG_PARAMETERS.map(str::to_string).into();
         options.stage_time *= DEBUG_FACTOR;
-        let limit = tests
-            .time_limit
-            .unwrap_or_else(|| scale(TEST_TIME, options.accelerator) * DEBUG_FACTOR);
+        let limit = tests.limit(options.accelerator);
+        let limit = tests.time_limit.unwrap_or(limit * DEBUG_FACTOR);
         let program = self.parts.programs.join("guest-tests");
 
         println!("==> bugs on purpose: the kernel has to see them, and the runner to tell");
@@ -1018,14 +1086,15 @@ impl Project {
         };
         let names = Self::names(&program, &["--debug"], &|name| tests.wants(name))?;
         let guest_tests = self.other_kernel(
+            tests,
             limit,
             OtherKernel {
                 what: "debug",
                 prefix: "",
                 directory: &kernel,
                 names,
-                program: &[layout::GUEST_TESTS, "--debug"],
-                options,
+                options: &["--debug"],
+                machine: options,
             },
         )?;
         summary.passed += guest_tests.passed;
@@ -1086,15 +1155,18 @@ impl Project {
                 &linux::CLANG,
             )
         })?;
-        let broken = self.build_broken(workshop, &folder, &linux::CLANG, key)?;
-        let payload = [
+        let mut payload = vec![
             (layout::GUEST_TESTS, self.parts.programs.join("guest-tests")),
             (layout::MODULE, module.join("alrandom.ko")),
-            (layout::BROKEN_MODULE, broken.join("build/alrandom.ko")),
             (layout::BUGS, bugs.join("alrandom_bugs.ko")),
         ];
+        for broken in &BROKEN_BUILDS {
+            let module = self.build_broken(broken, workshop, &folder, &linux::CLANG, &key)?;
+            payload.push((broken.path, module));
+        }
+        let payload = payload.into_iter();
         let payload = payload.map(|(path, from)| Payload::new(path, from));
-        Ok((kernel, payload.into()))
+        Ok((kernel, payload.collect()))
     }
 
     /// Runs the runner's own tests.
@@ -1143,10 +1215,10 @@ struct OtherKernel<'a> {
     directory: &'a Path,
     /// The tests.
     names: Vec<String>,
-    /// The program in the guest, with its options.
-    program: &'a [&'a str],
+    /// Options of the program in the guest.
+    options: &'a [&'a str],
     /// The machine.
-    options: Options,
+    machine: Options,
 }
 
 /// A time limit for this accelerator.

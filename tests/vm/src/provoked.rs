@@ -103,7 +103,10 @@ pub fn run(
 ) -> Result<Summary> {
     let mut suite = Suite {
         boot,
-        program,
+        program: &program
+            .iter()
+            .map(|word| word.to_string())
+            .collect::<Vec<_>>(),
         logs,
         limit,
         out: &mut io::sink(),

@@ -157,7 +157,7 @@ pub struct Suite<'a> {
     /// Boots the `number`-th machine with these logs.
     pub boot: &'a mut dyn FnMut(Logs) -> Result<Machine>,
     /// The program in the guest and its options; the names of the tests to run are added.
-    pub program: &'a [&'a str],
+    pub program: &'a [String],
     /// Directory for logs.
     pub logs: &'a Path,
     /// How long a test may take.
@@ -250,7 +250,7 @@ impl Suite<'_> {
         for report in console.take_reports() {
             self.ended("boot", Some(report.text()), None, &log)?;
         }
-        let mut argv: Vec<_> = self.program.iter().map(|word| word.to_string()).collect();
+        let mut argv: Vec<_> = self.program.to_vec();
         argv.extend(tracker.left.iter().cloned());
         machine.run(Job {
             argv,

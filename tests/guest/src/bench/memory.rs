@@ -61,7 +61,7 @@ fn cost(change: impl FnOnce() -> Result<()>) -> Result<f64> {
 
 /// Binds a device's data interface to the module, or takes it away (`what`: `bind`, `unbind`).
 fn order(device: &UsbDevice, what: &str) -> Result<()> {
-    let interface = device.data_interface().context("no data interface")?;
+    let interface = device.data_interface()?;
     let file = format!("/sys/bus/usb/drivers/alrandom/{what}");
     fs::write(&file, &interface).with_context(|| format!("cannot write {interface} to {file}"))
 }

@@ -3,6 +3,7 @@
 //! The machine that a test finds: the device, the module, the kernel's log.
 
 use super::{
+    leaks::Leaks,
     log::Log,
     node::Node,
     process::{
@@ -60,9 +61,12 @@ const DEVICES: usize = 5;
 /// controller.
 pub(crate) const EHCI_DEVICE: usize = 4;
 
-/// How long a device may be asked before it is given up: 15 attempts of a second, twice, since who is told
-/// of it has it tried once more; and the same again.
-const GIVING_UP: std::time::Duration = std::time::Duration::from_secs(70);
+/// How long it may take until a device is given up: 15 attempts of a second, and the same again for a
+/// machine that is slow.
+pub(crate) const GIVING_UP: std::time::Duration = std::time::Duration::from_secs(35);
+
+/// The module's line in the log about a device that was given up.
+pub(crate) const GIVEN_UP: &str = "no answer after 15 attempts";
 
 /// Where the kernel shows that the module is loaded.
 pub(crate) const LOADED: &str = "/sys/module/alrandom";
@@ -79,6 +83,8 @@ pub(crate) struct Guest {
     pub(crate) seed: u64,
     /// The module's file.
     pub(crate) module: PathBuf,
+    /// How many rounds a storm has, unless it is as many as it says.
+    pub(crate) rounds: Option<u32>,
     /// Whether the machine is cleaned up after the test.
     cleans_up: bool,
 }
@@ -111,6 +117,13 @@ impl Guest {
         Ok(guest)
     }
 
+    /// How many rounds something is done that fails at some moments only: as many as was asked for, or
+    /// `many` where the kernel looks for bugs, or `few`.
+    pub(crate) fn rounds(&self, few: u32, many: u32) -> u32 {
+        let usual = if Leaks::can_be_found() { many } else { few };
+        self.rounds.unwrap_or(usual)
+    }
+
     /// Makes the state that a test begins with; for one that has several parts.
     ///
     /// # Errors
@@ -140,6 +153,7 @@ impl Guest {
             log: Log::from_now_on()?,
             seed,
             module: PathBuf::new(),
+            rounds: None,
             cleans_up: false,
         })
     }
@@ -176,7 +190,7 @@ impl Guest {
     ///
     /// The emulator's.
     pub(crate) fn configure(&mut self, configure: Configure) -> Result<()> {
-        let done = self.emulator.device(0).configure(configure);
+        let done = self.emulator.configure(configure);
         done.context("the emulator does not take the configuration")
     }
 
@@ -223,14 +237,14 @@ impl Guest {
     pub(crate) fn plug_for_nobody(&mut self, k: usize) -> Result<UsbDevice> {
         if k > 0 {
             let seed = self.seed + k as u64;
-            self.emulator.device(k).configure(Configure {
+            let configuration = Configure {
                 serial: Some(serial(k)),
                 source: Some(SourceSpec::Seeded { seed }),
                 ..Configure::default()
-            })?;
+            };
+            self.device(k, |device| device.configure(configuration))?;
         }
-        self.emulator.device(k).plug()?;
-        self.emulator.device(0);
+        self.device(k, |device| device.plug())?;
         wait_for("the kernel to see the device", || {
             UsbDevice::find(&serial(k))
         })
@@ -242,10 +256,34 @@ impl Guest {
     ///
     /// If that does not happen.
     pub(crate) fn unplug(&mut self) -> Result<()> {
-        self.emulator.device(0).unplug()?;
+        self.emulator.unplug()?;
+        self.wait_until_gone()
+    }
+
+    /// Waits until the kernel has noticed that device 0 is not plugged in any more.
+    ///
+    /// # Errors
+    ///
+    /// If that does not happen.
+    pub(crate) fn wait_until_gone(&self) -> Result<()> {
         wait_until("the device to be gone", || {
             UsbDevice::find(&serial(0)).is_none()
         })
+    }
+
+    /// What `ask` gets from the emulator about device `k`; what is asked elsewhere is about device 0.
+    ///
+    /// # Errors
+    ///
+    /// The emulator's.
+    pub(crate) fn device<T, E: Into<anyhow::Error>>(
+        &mut self,
+        k: usize,
+        ask: impl FnOnce(&mut Client<File, File>) -> Result<T, E>,
+    ) -> Result<T> {
+        let answer = ask(self.emulator.device(k));
+        self.emulator.device(0);
+        answer.map_err(Into::into)
     }
 
     /// Plugs device 0 in again, and waits until it is in use. Returns the stream from there on.
@@ -254,7 +292,7 @@ impl Guest {
     ///
     /// If that does not happen.
     pub(crate) fn replug(&mut self) -> Result<Stream> {
-        let next = self.emulator.device(0).status()?.next_block;
+        let next = self.emulator.status()?.next_block;
         let device = self.plug_for_nobody(0)?;
         wait_until("the device to be in use", || device.is_in_use())?;
         // The first block is the start-up test's.
@@ -337,20 +375,29 @@ impl Guest {
     ///
     /// If that does not happen.
     pub(crate) fn wait_until_full(&mut self) -> Result<u64> {
+        Ok(self.wait_until_idle(0)?.blocks)
+    }
+
+    /// As [`Self::wait_until_full`] for device `k`; returns its numbers from then on.
+    ///
+    /// # Errors
+    ///
+    /// If that does not happen.
+    pub(crate) fn wait_until_idle(&mut self, k: usize) -> Result<Status> {
         // No command for a while, behind one answer at least.
-        let mut last = (0, 0);
+        let mut last = self.device(k, |device| device.status())?;
         let mut same = 0;
         wait_until("the device to idle", || {
             std::thread::sleep(std::time::Duration::from_millis(50));
-            let Ok(status) = self.emulator.device(0).status() else {
+            let Ok(status) = self.device(k, |device| device.status()) else {
                 return false;
             };
-            let now = (status.blocks, status.next_block);
-            same = if now == last { same + 1 } else { 0 };
-            last = now;
-            same >= 5 && status.blocks > 0 && status.pending == 0
+            let level = (status.blocks, status.next_block) == (last.blocks, last.next_block);
+            same = if level { same + 1 } else { 0 };
+            last = status;
+            same >= 5 && last.blocks > 0 && last.pending == 0
         })?;
-        Ok(last.0)
+        Ok(last)
     }
 
     /// Waits until the module has given device 0 up: until nothing at all has come from the host for two
@@ -360,7 +407,7 @@ impl Guest {
     ///
     /// If that does not happen.
     pub(crate) fn wait_until_given_up(&mut self) -> Result<Status> {
-        let mut last = self.emulator.device(0).status()?;
+        let mut last = self.emulator.status()?;
         wait_until_within(GIVING_UP, "the device to be given up", || {
             std::thread::sleep(std::time::Duration::from_secs(2));
             self.emulator.status().is_ok_and(|status| {
@@ -380,7 +427,7 @@ impl Guest {
     /// If the module does not become full.
     pub(crate) fn fall_silent(&mut self) -> Result<u64> {
         self.wait_until_full()?;
-        let next = self.emulator.device(0).status()?.next_block;
+        let next = self.emulator.status()?.next_block;
         self.fall_silent_at(next, 0)?;
         Ok(next)
     }
@@ -393,7 +440,7 @@ impl Guest {
     pub(crate) fn fall_silent_at(&mut self, first: u64, count: u64) -> Result<()> {
         self.log.announce("no complete answer in time");
         let fault = Fault::at(first, Kind::Silent).count(count);
-        self.emulator.device(0).fault(fault)?;
+        self.emulator.fault(fault)?;
         Ok(())
     }
 
@@ -404,7 +451,7 @@ impl Guest {
     ///
     /// The emulator's.
     pub(crate) fn answer_again(&mut self, first: u64) -> Result<Vec<u64>> {
-        self.emulator.device(0).clear_faults()?;
+        self.emulator.clear_faults()?;
         let next = self.emulator.status()?.next_block;
         Ok((first..=next + 1).collect())
     }
@@ -417,7 +464,7 @@ impl Guest {
     ///
     /// If they are not.
     pub(crate) fn expect_stream_but(&mut self, bytes: &[u8], missing: &[u64]) -> Result<()> {
-        let sent = self.emulator.device(0).status()?.next_block;
+        let sent = self.emulator.status()?.next_block;
         expect_all_but(&blocks_of(self.seed, sent, bytes)?, 1, missing)
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Runner<'a> {
     pub(crate) module: Option<&'a Path>,
     /// How long one test may take.
     pub(crate) limit: Duration,
+    /// Rounds of each storm, unless it is as many as each says.
+    pub(crate) rounds: Option<u32>,
 }
 
 impl Runner<'_> {
@@ -101,6 +103,9 @@ impl Runner<'_> {
         command.args(self.kind);
         if let Some(module) = self.module {
             command.arg("--module").arg(module);
+        }
+        if let Some(rounds) = self.rounds {
+            command.arg("--rounds").arg(rounds.to_string());
         }
         let mut child = command
             .stdin(Stdio::null())

@@ -40,8 +40,8 @@ impl Test {
 
     /// Runs it in this process, from a clean state to a clean state, and says on standard output what
     /// it found. Whether it passed. Without a module, as where the driver is built into the kernel, the
-    /// test finds the state that is there, and nothing is cleaned up behind it.
-    pub(crate) fn run(&self, module: Option<&Path>) -> bool {
+    /// test finds the state that is there, and nothing is cleaned up behind it. A storm has so many `rounds`.
+    pub(crate) fn run(&self, module: Option<&Path>, rounds: Option<u32>) -> bool {
         let mut findings = String::new();
         let guest = match module {
             Some(module) => Guest::new(self.name(), module),
@@ -53,6 +53,7 @@ impl Test {
                 &format!("no clean state to begin with: {error:#}"),
             ),
             Ok(mut guest) => {
+                guest.rounds = rounds;
                 let body = panic::AssertUnwindSafe(|| (self.body)(&mut guest));
                 match panic::catch_unwind(body) {
                     Ok(Ok(())) => (),

@@ -59,25 +59,13 @@ impl UsbDevice {
         self.path.exists()
     }
 
-    /// Sets one of its attributes.
-    ///
-    /// # Errors
-    ///
-    /// The operating system's.
-    pub(crate) fn set(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.path.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    }
-
     /// Has the kernel reset it, as a program may that has it open (`USBDEVFS_RESET`).
     ///
     /// # Errors
     ///
     /// The operating system's.
     pub(crate) fn reset(&self) -> Result<()> {
-        let number = |name| self.attribute(name).parse::<u32>();
-        let (bus, device) = (number("busnum")?, number("devnum")?);
-        let path = format!("/dev/bus/usb/{bus:03}/{device:03}");
+        let path = self.node()?;
         let file = fs::File::options().write(true).open(&path);
         let file = file.with_context(|| format!("cannot open {path}"))?;
         usb_reset(&file).with_context(|| format!("cannot reset {path}"))
@@ -94,7 +82,8 @@ impl UsbDevice {
     ///
     /// The operating system's.
     pub(crate) fn set_attribute(&self, name: &str, value: &str) -> Result<()> {
-        fs::write(self.path.join(name), value).with_context(|| format!("cannot set {name}"))
+        let path = self.path.join(name);
+        fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The directory of its interface of this class.
@@ -135,9 +124,14 @@ impl UsbDevice {
     }
 
     /// The name of its data interface in sysfs, such as `1-1:1.1`.
-    pub(crate) fn data_interface(&self) -> Option<String> {
-        let interface = self.interface(DATA)?;
-        Some(interface.file_name()?.to_str()?.to_owned())
+    ///
+    /// # Errors
+    ///
+    /// If it has none.
+    pub(crate) fn data_interface(&self) -> Result<String> {
+        let interface = self.interface(DATA).context("no data interface")?;
+        let name = interface.file_name().unwrap_or_default();
+        Ok(name.to_string_lossy().into_owned())
     }
 
     /// Its node for usbfs.
