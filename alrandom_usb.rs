@@ -740,7 +740,10 @@ impl Engine {
     /// A transfer to the device has ended.
     fn sent(&mut self, status: Status) -> Step {
         match status {
-            Status::Ok => Step::Read,
+            Status::Ok => {
+                self.protocol.taken(self.now());
+                Step::Read
+            }
             Status::Gone | Status::Cancelled => {
                 self.paused = true;
                 Step::Discard
@@ -1046,6 +1049,7 @@ impl Engine {
                 dev_warn!(dev, "status byte {:#04x} is none, {}\n", byte, after)
             }
             Failure::NotQuiet => dev_warn!(dev, "the device does not stop sending, {}\n", after),
+            Failure::NotTaken => dev_warn!(dev, "the device does not take commands, {}\n", after),
             Failure::Transfer => dev_warn!(dev, "USB transfer failed, {}\n", after),
         }
         if last {

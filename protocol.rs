@@ -55,6 +55,13 @@ pub(crate) const ATTEMPTS: u32 = 15;
 /// An earlier owner can have left a few answers; the stock serial driver keeps 16 reads posted.
 pub(crate) const MAX_DRAINED: usize = 32 * ANSWER;
 
+/// How long the line may take to become quiet, in milliseconds: a device that sends a byte now and
+/// then would otherwise keep its readers waiting for hours.
+///
+/// It is enough for [`MAX_DRAINED`] bytes from any device, and for a late answer in the last moment
+/// of [`PROBATION`], with as long a silence behind it.
+pub(crate) const MAX_DRAIN: u64 = 2 * PROBATION;
+
 /// How many empty transfers may come in one attempt.
 ///
 /// Each of them costs time on the host's side while it says nothing.
@@ -103,6 +110,9 @@ pub(crate) enum Failure {
     Split,
     /// The line did not become quiet.
     NotQuiet,
+    /// The device did not take a command in time, although something came that looks like its
+    /// answer.
+    NotTaken,
     /// The transfer of the command or of the answer failed.
     Transfer,
 }
@@ -170,6 +180,8 @@ pub(crate) struct Protocol {
     received: usize,
     /// Bytes thrown away in this attempt.
     drained: usize,
+    /// Since when they have been, in milliseconds of the caller's clock.
+    draining_since: u64,
     /// Empty transfers in this attempt.
     empty: u32,
     /// Attempts that have failed since the last answer that was used.
@@ -178,6 +190,10 @@ pub(crate) struct Protocol {
     in_step: bool,
     /// When to lose patience, in milliseconds of the caller's clock.
     deadline: u64,
+    /// Commands whose transfer has not ended, answered or not.
+    not_taken: usize,
+    /// When the oldest of them should have been taken, in milliseconds of the caller's clock.
+    taken_deadline: u64,
 }
 
 impl Protocol {
@@ -194,21 +210,25 @@ impl Protocol {
             answered: false,
             received: 0,
             drained: 0,
+            draining_since: 0,
             empty: 0,
             failures: 0,
             // The first answer is the start-up test's, whoever asked for it.
             in_step: true,
             deadline: 0,
+            not_taken: 0,
+            taken_deadline: 0,
         };
         this.drain(State::Draining, now, QUIET);
         this
     }
 
-    /// Starts again, with all attempts.
+    /// Starts again, with all attempts, when all transfers have been taken back.
     pub(crate) fn restart(&mut self, now: u64) {
         // An answer that was under way may still come.
         self.in_step &= matches!(self.state, State::Ready);
         self.failures = 0;
+        self.not_taken = 0;
         // The device may have lost what it had; what it is, it stays.
         self.answered = false;
         if self.pipelining == Pipelining::Shown {
@@ -258,9 +278,13 @@ impl Protocol {
 
     /// When [`Self::tick`] has something to say, if at all.
     pub(crate) fn deadline(&self) -> Option<u64> {
+        let taken = (self.not_taken > 0).then_some(self.taken_deadline);
         match self.state {
-            State::Ready | State::Dead => None,
-            State::Draining | State::Receiving | State::Probation => Some(self.deadline),
+            State::Dead => None,
+            State::Ready => taken,
+            State::Draining | State::Receiving | State::Probation => {
+                Some(taken.map_or(self.deadline, |taken| taken.min(self.deadline)))
+            }
         }
     }
 
@@ -275,6 +299,18 @@ impl Protocol {
         }
         self.under_way = self.under_way.saturating_add(1);
         self.most_under_way = self.most_under_way.max(self.under_way);
+        if self.not_taken == 0 {
+            self.taken_deadline = now.saturating_add(ANSWER_TIMEOUT);
+        }
+        self.not_taken = self.not_taken.saturating_add(1);
+    }
+
+    /// The transfer of the oldest command that was not taken ended well.
+    ///
+    /// This may come behind its answer, as the two are transfers of different endpoints.
+    pub(crate) fn taken(&mut self, now: u64) {
+        self.not_taken = self.not_taken.saturating_sub(1);
+        self.taken_deadline = now.saturating_add(ANSWER_TIMEOUT);
     }
 
     /// The next answer is due, from its first byte on.
@@ -316,7 +352,8 @@ impl Protocol {
             }
             State::Draining | State::Probation => {
                 self.drained = self.drained.saturating_add(bytes);
-                if self.drained > MAX_DRAINED {
+                let time = now.saturating_sub(self.draining_since);
+                if self.drained > MAX_DRAINED || time >= MAX_DRAIN {
                     return self.failed(now, Failure::NotQuiet);
                 }
                 if bytes > 0 {
@@ -352,7 +389,7 @@ impl Protocol {
         self.failed(now, Failure::BadStatus(byte))
     }
 
-    /// A transfer to or from the device failed.
+    /// A transfer to or from the device failed. All others are to be taken back.
     pub(crate) fn transfer_failed(&mut self, now: u64) -> Step {
         self.failed(now, Failure::Transfer)
     }
@@ -372,8 +409,12 @@ impl Protocol {
                 Step::Read
             };
         }
+        let due = now >= self.deadline;
         match self.state {
-            State::Receiving => self.failed(now, Failure::Silent(self.received)),
+            State::Receiving if due => self.failed(now, Failure::Silent(self.received)),
+            _ if self.not_taken > 0 && now >= self.taken_deadline => {
+                self.failed(now, Failure::NotTaken)
+            }
             State::Draining => {
                 self.state = State::Ready;
                 Step::Ready
@@ -384,7 +425,7 @@ impl Protocol {
                 self.state = State::Ready;
                 Step::Ready
             }
-            State::Ready | State::Dead => Step::Read,
+            State::Receiving | State::Ready | State::Dead => Step::Read,
         }
     }
 
@@ -397,6 +438,7 @@ impl Protocol {
             self.pipelining = Pipelining::Refused;
         }
         self.in_step = false;
+        self.not_taken = 0;
         self.failures = self.failures.saturating_add(1);
         if self.failures >= ATTEMPTS {
             self.state = State::Dead;
@@ -416,6 +458,7 @@ impl Protocol {
         self.most_under_way = 0;
         self.received = 0;
         self.drained = 0;
+        self.draining_since = now;
         self.empty = 0;
         self.deadline = now.saturating_add(quiet);
     }

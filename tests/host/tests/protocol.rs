@@ -115,6 +115,7 @@ impl Simulation {
     /// The device gets a command.
     fn send(&mut self) {
         self.protocol.sent(self.now);
+        self.protocol.taken(self.now);
         self.sent += 1;
         self.under_way.push_back(self.sent);
         self.most = self.most.max(self.under_way.len());
@@ -498,6 +499,74 @@ fn a_transfer_error_is_an_attempt() {
     }
 }
 
+/// A byte now and then, just often enough to keep the line from being quiet, is not waited for
+/// longer than any device needs: fifteen times, and the device is given up.
+#[test]
+fn a_device_that_drips_is_given_up() {
+    let mut protocol = Protocol::new(0, 1);
+    let mut now = 0;
+    let mut retries = 0;
+    loop {
+        now += QUIET - 1;
+        match protocol.transferred(now, 1) {
+            Step::Discard => {}
+            Step::Retry(Failure::NotQuiet) => retries += 1,
+            Step::GiveUp(Failure::NotQuiet) => break,
+            step => panic!("{step:?}"),
+        }
+    }
+    assert_eq!(retries, ATTEMPTS - 1);
+    // The vendor waits 15 s for 15 attempts; draining may take four times as long, and a last
+    // byte may come late each time.
+    assert!((60_000..62_000).contains(&now), "{now} ms");
+}
+
+/// The same in the silence behind the first complete answer after a failure.
+#[test]
+fn a_device_that_drips_behind_an_answer_is_not_waited_for() {
+    let mut protocol = Protocol::new(0, 1);
+    assert_eq!(protocol.transfer_failed(0), Step::Retry(Failure::Transfer));
+    assert_eq!(protocol.tick(QUIET), Step::Ready);
+    protocol.sent(QUIET);
+    protocol.taken(QUIET);
+    assert_eq!(protocol.transferred(QUIET, ANSWER), Step::Discard);
+    for second in 1..=3 {
+        let now = QUIET + second * 1_000;
+        assert_eq!(protocol.transferred(now, 1), Step::Discard);
+    }
+    assert_eq!(
+        protocol.transferred(QUIET + 4_000, 1),
+        Step::Retry(Failure::NotQuiet)
+    );
+}
+
+/// What looks like an answer comes, but the command was never taken: nothing more can be asked
+/// for, and that must not be for ever.
+#[test]
+fn an_answer_to_a_command_that_was_not_taken_is_an_attempt() {
+    let mut protocol = Protocol::new(0, 1);
+    assert_eq!(protocol.tick(QUIET), Step::Ready);
+    protocol.sent(QUIET);
+    assert_eq!(protocol.transferred(QUIET + 10, ANSWER), Step::Answer);
+    protocol.used();
+    assert_eq!(protocol.deadline(), Some(QUIET + ANSWER_TIMEOUT));
+    assert_eq!(protocol.tick(QUIET + ANSWER_TIMEOUT - 1), Step::Ready);
+    assert_eq!(
+        protocol.tick(QUIET + ANSWER_TIMEOUT),
+        Step::Retry(Failure::NotTaken)
+    );
+
+    // Taken behind its answer, a moment later: that is how controllers are.
+    let mut protocol = Protocol::new(0, 1);
+    assert_eq!(protocol.tick(QUIET), Step::Ready);
+    protocol.sent(QUIET);
+    assert_eq!(protocol.transferred(QUIET + 10, ANSWER), Step::Answer);
+    protocol.used();
+    protocol.taken(QUIET + 11);
+    assert_eq!(protocol.deadline(), None);
+    assert_eq!(protocol.tick(QUIET + 10 * ANSWER_TIMEOUT), Step::Ready);
+}
+
 /// Behind the first answer two commands are sent at once, and when both are answered, as many as
 /// the limit allows.
 #[test]
@@ -696,22 +765,43 @@ proptest! {
     /// a bounded number of attempts.
     #[test]
     fn any_events_are_survived(
-        events in prop::collection::vec((0u8..6, prop_oneof![Just(ANSWER), 0usize..70_000], 0u64..3_000), 0..400),
+        events in prop::collection::vec((0u8..7, prop_oneof![Just(ANSWER), 0usize..70_000], 0u64..3_000), 0..400),
         limit in 1usize..=4,
     ) {
         let mut protocol = Protocol::new(0, limit);
         let mut refused = false;
         let mut now = 0;
+        // Commands that were not taken.
+        let mut held = 0u32;
         for (event, bytes, wait) in events {
             now += wait;
+            let mut step = Step::Read;
             match event {
-                0 if protocol.transferred(now, bytes) == Step::Answer => protocol.used(),
-                1 => { protocol.transfer_failed(now); }
-                2 => { protocol.tick(now); }
-                3 if protocol.may_send() => protocol.sent(now),
-                4 => { protocol.bad_status(now, 9); }
-                5 => protocol.restart(now),
+                0 => {
+                    step = protocol.transferred(now, bytes);
+                    if step == Step::Answer {
+                        protocol.used();
+                    }
+                }
+                1 => step = protocol.transfer_failed(now),
+                2 => step = protocol.tick(now),
+                3 if protocol.may_send() => {
+                    protocol.sent(now);
+                    held += 1;
+                }
+                4 => step = protocol.bad_status(now, 9),
+                5 => {
+                    protocol.restart(now);
+                    held = 0;
+                }
+                6 => {
+                    protocol.taken(now);
+                    held = held.saturating_sub(1);
+                }
                 _ => {}
+            }
+            if matches!(step, Step::Retry(_) | Step::GiveUp(_)) {
+                held = 0;
             }
             prop_assert!(protocol.received() <= ANSWER);
             // Never more than the limit, two at most until the device has shown that it can.
@@ -723,7 +813,7 @@ proptest! {
             prop_assert!(protocol.under_way() <= most);
             prop_assert!(!refused || protocol.pipelining() == Pipelining::Refused);
             refused = protocol.pipelining() == Pipelining::Refused;
-            let idle = protocol.is_ready() || protocol.is_dead();
+            let idle = protocol.is_ready() && held == 0 || protocol.is_dead();
             prop_assert_eq!(protocol.deadline().is_none(), idle);
         }
     }
