@@ -35,9 +35,11 @@ test-debug:
 bench:
 	@$(tests)bench.sh all $(call quote,$(FILTER)) $(ROUNDS)
 
-## fuzz             health tests against their model, on input made by a fuzzer (SECONDS=60)
+## fuzz             descriptors, answers and data of hostile devices, made by a fuzzer (SECONDS=60 for
+##                  each target; TARGET=... for one, INPUT=... for one case, SEED=N to begin alike)
 fuzz:
-	@$(tests)host/fuzz.sh $(SECONDS)
+	@$(if $(SEED),SEED=$(call quote,$(SEED))) $(tests)host/fuzz.sh $(call quote,$(SECONDS)) \
+		$(call quote,$(TARGET)) $(call quote,$(INPUT))
 
 ## demo             show the module at work, in a virtual machine
 demo:

@@ -198,8 +198,13 @@ test_that "in-root.sh, without a command, a root, or the right" in_root
 test_that "clean-cache.sh, not as root" \
 	refuses 1 "clean-cache.sh: removing the test machine's root takes root: install sudo, or run this as root" \
 	as_user env XDG_CACHE_HOME=/tmp/cache tests/vm/clean-cache.sh
-test_that "fuzz.sh, without cargo-fuzz" \
-	refuses 1 'fuzz: cargo-fuzz is missing: cargo install --locked cargo-fuzz' tests/host/fuzz.sh
+fuzz() {
+	refuses 1 "error: 'soon' is no number of seconds: make fuzz SECONDS=60" tests/host/fuzz.sh soon
+	refuses 1 "error: 'x' is no seed: SEED is a number" env SEED=x tests/host/fuzz.sh
+	refuses 1 'error: there is no target none, only cdc protocol usbredir health' tests/host/fuzz.sh 1 none
+	refuses 1 'error: there is no input /nowhere' tests/host/fuzz.sh 1 cdc /nowhere
+}
+test_that "fuzz.sh, with odd arguments" fuzz
 install_tests() {
 	refuses 1 'error: usage: run.sh \[FILTER\]' tests/install/run.sh a b
 	refuses 1 'error: mounting and chroot take root: install sudo, or run this as root' as_user tests/install/run.sh
