@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::descriptors::{Interfaces, Speed};
+use crate::descriptors::{Interfaces, Raw, Speed};
 use crate::fault::{At, ControlFault, Fault};
 use crate::stream::{Command, SourceSpec};
 
@@ -88,6 +88,9 @@ pub struct Configure {
     /// Numbers of interfaces and endpoints; what is left out has its default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interfaces: Option<Interfaces>,
+    /// Descriptors in place of the unit's own; what is left out is its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub descriptors: Option<Raw>,
     /// Notifications per second on the interrupt endpoint; 0 for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupts: Option<u32>,
@@ -238,6 +241,8 @@ pub struct Status {
     pub halted_out: bool,
     /// How many CLEAR_FEATURE(ENDPOINT_HALT) there were.
     pub cleared_halts: u64,
+    /// How many control requests there were, with those that failed.
+    pub control_requests: u64,
     /// How many SET_CONFIGURATION there were.
     pub configurations: u64,
     /// How many bus resets there were.

@@ -4,7 +4,9 @@
 //! Layouts: USB 2.0 chapter 9 (device, configuration, interface, endpoint, string, qualifier), CDC
 //! 1.2 section 5.2.3 and PSTN 1.2 section 5.3 (functional descriptors).
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// `iManufacturer` of a real unit.
 pub const MANUFACTURER: &str = "TectroLabs";
@@ -166,6 +168,48 @@ impl Interfaces {
     }
 }
 
+/// Bytes, in JSON two hexadecimal digits each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        let bytes = hex::decode(digits).map_err(serde::de::Error::custom)?;
+        Ok(Self(bytes))
+    }
+}
+
+/// Descriptors that a unit sends in place of its own, whatever is in them: a hostile device's.
+///
+/// The unit itself stays what it is: its endpoints have the numbers of [`Identity::interfaces`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    /// The device descriptor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<Bytes>,
+    /// The configuration descriptor with all that belongs to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<Bytes>,
+    /// String descriptors by their indices.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub strings: BTreeMap<u8, Bytes>,
+}
+
+impl Raw {
+    /// Whether anything is replaced.
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// All that the descriptors of one unit depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -179,6 +223,8 @@ pub struct Identity {
     pub speed: Speed,
     /// Numbers of its interfaces and endpoints.
     pub interfaces: Interfaces,
+    /// What it sends in place of its own descriptors.
+    pub raw: Raw,
 }
 
 impl Identity {
@@ -206,6 +252,15 @@ impl Identity {
     /// (the device stalls such a request).
     pub fn descriptor(&self, value: u16) -> Option<Vec<u8>> {
         let [kind, index] = value.to_be_bytes();
+        let raw = match (kind, index) {
+            (kind::DEVICE, 0) => self.raw.device.as_ref(),
+            (kind::CONFIGURATION, 0) => self.raw.configuration.as_ref(),
+            (kind::STRING, index) => self.raw.strings.get(&index),
+            _ => None,
+        };
+        if let Some(Bytes(raw)) = raw {
+            return Some(raw.clone());
+        }
         match (kind, index) {
             (kind::DEVICE, 0) => Some(self.device()),
             (kind::CONFIGURATION, 0) => Some(self.configuration(kind::CONFIGURATION, self.speed)),
@@ -302,11 +357,63 @@ impl Identity {
         Some(bytes)
     }
 
+    /// Whether SET_CONFIGURATION can select this value: 0, or that in the configuration descriptor.
+    pub fn has_configuration(&self, value: u8) -> bool {
+        let raw = self.raw.configuration.as_ref();
+        let own = raw.and_then(|Bytes(raw)| raw.get(5).copied());
+        value == 0 || value == own.unwrap_or(CONFIGURATION)
+    }
+
+    /// Whether it sends descriptors in place of its own.
+    pub fn is_raw(&self) -> bool {
+        !self.raw.is_empty()
+    }
+
+    /// The ids in the device descriptor: vendor and product.
+    pub fn ids(&self) -> (u16, u16) {
+        let raw = self.raw.device.as_ref();
+        match raw.and_then(|Bytes(raw)| raw.get(8..12)) {
+            Some(&[a, b, c, d]) => (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])),
+            _ => (self.vendor_id, self.product_id),
+        }
+    }
+
+    /// The first setting of each interface, as `(number, class, subclass, protocol)`: for front ends
+    /// whose protocol wants them apart from the descriptors.
+    pub fn interface_list(&self) -> Vec<(u8, u8, u8, u8)> {
+        let own = || self.configuration(kind::CONFIGURATION, self.speed);
+        let raw = self.raw.configuration.clone();
+        let mut list: Vec<(u8, u8, u8, u8)> = Vec::new();
+        for descriptor in split(&raw.map_or_else(own, |Bytes(raw)| raw)) {
+            if let [_, kind::INTERFACE, number, _, _, class, subclass, protocol, ..] = *descriptor {
+                if list.iter().all(|(known, ..)| *known != number) {
+                    list.push((number, class, subclass, protocol));
+                }
+            }
+        }
+        list
+    }
+
     /// The endpoints besides endpoint 0, as `(interface, address, transfer type, packet size,
     /// interval)`: for front ends whose protocol wants them apart from the descriptors.
-    pub fn endpoints(&self) -> [(u8, u8, u8, u16, u8); 3] {
+    pub fn endpoints(&self) -> Vec<(u8, u8, u8, u16, u8)> {
+        if let Some(Bytes(raw)) = &self.raw.configuration {
+            let mut interface = 0;
+            let mut list = Vec::new();
+            for descriptor in split(raw) {
+                match *descriptor {
+                    [_, kind::INTERFACE, number, ..] => interface = number,
+                    [_, kind::ENDPOINT, address, attributes, low, high, interval, ..] => {
+                        let size = u16::from_le_bytes([low, high]);
+                        list.push((interface, address, attributes & 3, size, interval));
+                    }
+                    _ => {}
+                }
+            }
+            return list;
+        }
         let bulk = self.speed.bulk_packet_size();
-        [
+        vec![
             (
                 self.interfaces.communications,
                 self.interfaces.notify_address(),
@@ -330,6 +437,19 @@ impl Identity {
             ),
         ]
     }
+}
+
+/// The descriptors in `bytes`, as far as their lengths make sense.
+fn split(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut list = Vec::new();
+    while let Some(&length @ 2..) = bytes.first() {
+        let Some((descriptor, rest)) = bytes.split_at_checked(length.into()) else {
+            break;
+        };
+        list.push(descriptor);
+        bytes = rest;
+    }
+    list
 }
 
 /// `bmAttributes` of a bulk endpoint.

@@ -18,7 +18,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::control::{Configure, Counts, Status, Unplug};
-use crate::descriptors::{Identity, CONFIGURATION};
+use crate::descriptors::Identity;
 use crate::fault::{
     ControlAnswer, ControlFault, ControlRequest, Fault, Faults, Kind, TransferError,
 };
@@ -92,6 +92,7 @@ impl Options {
         set(&mut identity.serial, &change.serial);
         set(&mut identity.speed, &change.speed);
         set(&mut identity.interfaces, &change.interfaces);
+        set(&mut identity.raw, &change.descriptors);
         set(&mut new.source, &change.source);
         set(&mut new.rate, &change.rate);
         set(&mut new.split, &change.split);
@@ -411,6 +412,8 @@ struct Write {
     data: Vec<u8>,
     /// Whether a fault keeps it.
     held: bool,
+    /// Whether its commands have been executed all the same.
+    executed: bool,
 }
 
 /// What a unit forgets when it is unplugged.
@@ -783,6 +786,7 @@ impl Device {
                     id,
                     data,
                     held: false,
+                    executed: false,
                 });
             }
             Transfer::In(..) | Transfer::Out(..) => {
@@ -835,21 +839,32 @@ impl Device {
             if write.held {
                 return;
             }
+            let executed = write.executed;
             let commands: Vec<u8> = write.data.clone();
-            if let Some((command, k, kind)) = self.fault_of_commands(&commands) {
+            let fault = (!executed).then(|| self.fault_of_commands(&commands));
+            if let Some((command, k, kind)) = fault.flatten() {
                 self.event(Event::Fault(command, k, name(&kind)));
-                if kind == Kind::Hold {
+                let executed = kind == Kind::Unasked;
+                if let Kind::Hold | Kind::Unasked = kind {
                     if let Some(write) = self.powered.as_mut().and_then(|p| p.writes.front_mut()) {
                         write.held = true;
+                        write.executed = executed;
                     }
                 } else {
                     self.halt(out);
                 }
+                if executed {
+                    for byte in &commands {
+                        self.command(now, *byte);
+                    }
+                }
                 continue;
             }
             let id = write_id(self.powered.as_mut());
-            for byte in &commands {
-                self.command(now, *byte);
+            if !executed {
+                for byte in &commands {
+                    self.command(now, *byte);
+                }
             }
             if let Some(id) = id {
                 self.complete(id, Outcome::Success, Vec::new(), commands.len());
@@ -1148,11 +1163,14 @@ impl Device {
 
     /// Does a control transfer.
     fn control(&mut self, id: u64, setup: Setup, data: &[u8]) {
+        self.counters.control_requests += 1;
         if let Some(answer) = self.faults.take_for_control(setup.named()) {
             self.event(Event::ControlFault(setup, answer));
             match answer {
                 ControlAnswer::Stall => self.stall(id),
                 ControlAnswer::IoError => self.complete(id, Outcome::IoError, Vec::new(), 0),
+                ControlAnswer::Empty => self.complete(id, Outcome::Success, Vec::new(), 0),
+                ControlAnswer::Unplug => self.unplug(),
                 ControlAnswer::Hold => {
                     if let Some(powered) = &mut self.powered {
                         powered.held_controls.push(id);
@@ -1219,7 +1237,7 @@ impl Device {
             request::GET_CONFIGURATION => Some(vec![powered.configuration]),
             request::SET_CONFIGURATION => {
                 let value = u8::try_from(setup.value).ok()?;
-                if ![0, CONFIGURATION].contains(&value) {
+                if !self.options.identity.has_configuration(value) {
                     return None;
                 }
                 powered.configuration = value;
@@ -1229,6 +1247,10 @@ impl Device {
                 Some(Vec::new())
             }
             request::GET_INTERFACE if is_interface => Some(vec![0]),
+            // Whatever settings its descriptors tell of.
+            request::SET_INTERFACE if configured && self.options.identity.is_raw() => {
+                Some(Vec::new())
+            }
             // Selecting a setting ends the halts of its endpoints (USB 2.0, 9.1.1.5).
             request::SET_INTERFACE if is_interface && setup.value == 0 => {
                 if is_communications {

@@ -158,6 +158,8 @@ pub enum Kind {
     /// The OUT transfer that brings the command is not completed until the host cancels it (or the
     /// faults are cleared); the command is not executed until then.
     Hold,
+    /// The same, but the command is executed: its answer comes before it was taken.
+    Unasked,
     /// An endpoint halts. `in`: after `bytes` bytes of the answer, the rest of which is lost.
     /// `out`: at the transfer that brings the command, which is not executed.
     Stall {
@@ -325,6 +327,7 @@ impl Kind {
         matches!(
             self,
             Self::Hold
+                | Self::Unasked
                 | Self::Stall {
                     endpoint: Direction::Out,
                     ..
@@ -366,6 +369,7 @@ impl Kind {
             | Self::Short { .. }
             | Self::Silent
             | Self::Hold
+            | Self::Unasked
             | Self::Stall { .. }
             | Self::Extra { .. }
             | Self::Delay { .. }
@@ -494,6 +498,10 @@ pub enum ControlAnswer {
     /// The transfer fails.
     #[serde(rename = "ioerror")]
     IoError,
+    /// It succeeds, without any of the data that it should have.
+    Empty,
+    /// The device is pulled out in the middle of it.
+    Unplug,
 }
 
 /// Control requests that fail, as the control protocol's `control_fault` states it.
@@ -507,6 +515,31 @@ pub struct ControlFault {
     /// How many; 0 for all from then on.
     #[serde(default = "one_request")]
     pub count: u64,
+    /// So many such requests are answered as they should be before.
+    #[serde(default)]
+    pub skip: u64,
+}
+
+impl ControlFault {
+    /// The next such request goes wrong.
+    pub const fn next(request: ControlRequest, answer: ControlAnswer) -> Self {
+        Self {
+            request,
+            answer,
+            count: 1,
+            skip: 0,
+        }
+    }
+
+    /// The same for so many requests, 0 for all.
+    pub fn count(self, count: u64) -> Self {
+        Self { count, ..self }
+    }
+
+    /// The same behind so many requests that go well.
+    pub fn skip(self, skip: u64) -> Self {
+        Self { skip, ..self }
+    }
 }
 
 /// The default of [`ControlFault::count`].
@@ -636,8 +669,16 @@ impl Faults {
         &mut self,
         request: Option<ControlRequest>,
     ) -> Option<ControlAnswer> {
-        let (fault, left) = self.control.iter_mut().find(|(fault, _)| {
+        let hits = |(fault, _): &(ControlFault, _)| {
             fault.request == ControlRequest::Any || Some(fault.request) == request
+        };
+        let mut hits = self.control.iter_mut().filter(|fault| hits(fault));
+        let (fault, left) = hits.find_map(|(fault, left)| match fault.skip {
+            0 => Some((fault, left)),
+            _ => {
+                fault.skip -= 1;
+                None
+            }
         })?;
         let answer = fault.answer;
         if let Some(left) = left {

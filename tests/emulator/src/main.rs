@@ -8,7 +8,7 @@ mod server;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use alpharng_emu::descriptors::{Identity, Interfaces, Speed};
+use alpharng_emu::descriptors::{Identity, Interfaces, Raw, Speed};
 use alpharng_emu::device::{Options, MAX_PENDING};
 use alpharng_emu::stream::SourceSpec;
 use clap::{ArgAction, Parser};
@@ -178,6 +178,7 @@ impl Arguments {
                     .unwrap_or_else(|| format!("EMU{k:05}")),
                 speed: self.speed,
                 interfaces: self.interfaces,
+                raw: Raw::default(),
             },
             source: of_device(&self.source, k).unwrap_or_default(),
             rate: self.rate,

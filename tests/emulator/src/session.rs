@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::descriptors::{Identity, Speed};
-use crate::descriptors::{Interfaces, CLASS_COMMUNICATIONS, CLASS_DATA, PROTOCOL_AT, SUBCLASS_ACM};
+use crate::descriptors::{Identity, Speed, CLASS_COMMUNICATIONS};
 use crate::device::{Completion, Device, Event, Outcome, Output, Setup, Transfer};
 use crate::usbredir::{
     Capabilities, Codec, DecodeError, EndpointInfo, InterfaceInfo, Message, Packet, Status,
@@ -476,6 +475,7 @@ impl Port {
         }
         link.announced = true;
         let identity = self.device.identity();
+        let (vendor_id, product_id) = identity.ids();
         let packet = Packet::DeviceConnect {
             speed: match identity.speed {
                 Speed::Full => 1,
@@ -484,8 +484,8 @@ impl Port {
             class: CLASS_COMMUNICATIONS,
             subclass: 0,
             protocol: 0,
-            vendor_id: identity.vendor_id,
-            product_id: identity.product_id,
+            vendor_id,
+            product_id,
             version_bcd: Identity::DEVICE_VERSION,
         };
         // QEMU wants to know interfaces and endpoints before the unit.
@@ -496,25 +496,14 @@ impl Port {
     /// Tells the peer of interfaces and endpoints.
     fn send_infos(&mut self) {
         let identity = self.device.identity();
-        let Interfaces {
-            communications,
-            data,
-            ..
-        } = identity.interfaces;
-        let interfaces = vec![
-            InterfaceInfo {
-                number: communications,
-                class: CLASS_COMMUNICATIONS,
-                subclass: SUBCLASS_ACM,
-                protocol: PROTOCOL_AT,
-            },
-            InterfaceInfo {
-                number: data,
-                class: CLASS_DATA,
-                subclass: 0,
-                protocol: 0,
-            },
-        ];
+        let interfaces = identity.interface_list().into_iter().take(TABLE_LENGTH);
+        let interfaces = interfaces.map(|(number, class, subclass, protocol)| InterfaceInfo {
+            number,
+            class,
+            subclass,
+            protocol,
+        });
+        let interfaces = interfaces.collect();
         let mut endpoints = Box::new([EndpointInfo::NONE; TABLE_LENGTH]);
         for address in [0x00, 0x80] {
             endpoints[EndpointInfo::slot(address)] = EndpointInfo {
@@ -525,6 +514,15 @@ impl Port {
             };
         }
         for (interface, address, transfer_type, max_packet_size, interval) in identity.endpoints() {
+            if address & 0x0f == 0 {
+                // Endpoint 0 is none of an interface's.
+                continue;
+            }
+            // QEMU refuses a device whose isochronous or interrupt endpoints have none.
+            let interval = match transfer_type {
+                1 | 3 => interval.max(1),
+                _ => interval,
+            };
             endpoints[EndpointInfo::slot(address)] = EndpointInfo {
                 transfer_type,
                 interval,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The control protocol: every request as README.md states it, and what is refused.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use alpharng_emu::control::{Client, Configure, Op, Reply, Request, Status, Unplug, UnplugAt};
-use alpharng_emu::descriptors::{Interfaces, Speed};
+use alpharng_emu::descriptors::{Bytes, Interfaces, Raw, Speed};
 use alpharng_emu::fault::{
     At, ControlAnswer, ControlFault, ControlRequest, Direction, Fault, Kind, Piece, TransferError,
 };
@@ -121,6 +122,7 @@ fn configure() {
                 bulk_in: 9,
                 bulk_out: 1,
             }),
+            descriptors: None,
             interrupts: Some(100),
             queue: Some(2),
         }),
@@ -276,27 +278,36 @@ fn where_a_fault_is() {
 fn control_faults() {
     is(
         r#"{"op":"control_fault","request":"set_control_line_state","answer":"stall"}"#,
-        Op::ControlFault(ControlFault {
-            request: ControlRequest::SetControlLineState,
-            answer: ControlAnswer::Stall,
-            count: 1,
-        }),
+        Op::ControlFault(ControlFault::next(
+            ControlRequest::SetControlLineState,
+            ControlAnswer::Stall,
+        )),
     );
     is(
         r#"{"op":"control_fault","request":"any","answer":"hold","count":0}"#,
-        Op::ControlFault(ControlFault {
-            request: ControlRequest::Any,
-            answer: ControlAnswer::Hold,
-            count: 0,
+        Op::ControlFault(ControlFault::next(ControlRequest::Any, ControlAnswer::Hold).count(0)),
+    );
+    is(
+        r#"{"op":"control_fault","request":"any","answer":"unplug","skip":4}"#,
+        Op::ControlFault(ControlFault::next(ControlRequest::Any, ControlAnswer::Unplug).skip(4)),
+    );
+    is(
+        r#"{"op":"configure","descriptors":{"device":"1201","strings":{"3":"0403ff00"}}}"#,
+        Op::Configure(Configure {
+            descriptors: Some(Raw {
+                device: Some(Bytes(vec![0x12, 1])),
+                configuration: None,
+                strings: BTreeMap::from([(3, Bytes(vec![4, 3, 0xff, 0]))]),
+            }),
+            ..Configure::default()
         }),
     );
     is(
         r#"{"op":"control_fault","request":"clear_halt","answer":"ioerror"}"#,
-        Op::ControlFault(ControlFault {
-            request: ControlRequest::ClearHalt,
-            answer: ControlAnswer::IoError,
-            count: 1,
-        }),
+        Op::ControlFault(ControlFault::next(
+            ControlRequest::ClearHalt,
+            ControlAnswer::IoError,
+        )),
     );
 }
 

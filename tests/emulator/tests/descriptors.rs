@@ -4,7 +4,9 @@
 
 mod common;
 
-use alpharng_emu::descriptors::{Identity, Interfaces, Speed};
+use std::collections::BTreeMap;
+
+use alpharng_emu::descriptors::{Bytes, Identity, Interfaces, Raw, Speed};
 use common::options;
 
 /// An interface as the parser finds it.
@@ -251,4 +253,43 @@ fn bad_identities_are_refused() {
     for interfaces in bad {
         assert!(with("s", interfaces).check().is_err(), "{interfaces:?}");
     }
+}
+
+#[test]
+fn descriptors_as_a_test_wants_them() {
+    let own = identity(Speed::High);
+    let mut configuration = own.descriptor(0x0200).unwrap();
+    configuration[5] = 7;
+    // A vendor's class and an odd packet size, and bytes that are no descriptor behind the last.
+    configuration[44 + 5] = 0xff;
+    configuration[53 + 4] = 0xff;
+    configuration.extend([200, 4, 1]);
+    let strings = BTreeMap::from([(3, Bytes(vec![1, 2, 3])), (9, Bytes(Vec::new()))]);
+    let raw = Identity {
+        raw: Raw {
+            device: Some(Bytes(vec![
+                18, 1, 0, 2, 0, 0, 0, 64, 0x34, 0x12, 0x78, 0x56,
+            ])),
+            configuration: Some(Bytes(configuration.clone())),
+            strings,
+        },
+        ..own.clone()
+    };
+    assert_eq!(raw.descriptor(0x0100).map(|device| device.len()), Some(12));
+    assert_eq!(raw.descriptor(0x0200), Some(configuration));
+    assert_eq!(raw.descriptor(0x0303), Some(vec![1, 2, 3]));
+    assert_eq!(raw.descriptor(0x0309), Some(Vec::new()));
+    assert_eq!(raw.descriptor(0x0302), own.descriptor(0x0302));
+    assert_eq!(raw.ids(), (0x1234, 0x5678));
+    assert!(raw.is_raw() && !own.is_raw());
+    assert!([0, 7].into_iter().all(|value| raw.has_configuration(value)));
+    assert!(!raw.has_configuration(1) && own.has_configuration(1));
+
+    // What a front end tells of apart is what the descriptors say.
+    assert_eq!(own.interface_list(), [(0, 2, 2, 1), (1, 10, 0, 0)]);
+    assert_eq!(raw.interface_list(), [(0, 2, 2, 1), (1, 255, 0, 0)]);
+    let mut endpoints = own.endpoints();
+    assert_eq!(endpoints[1], (1, 0x82, 2, 512, 0));
+    endpoints[1].3 = 767;
+    assert_eq!(raw.endpoints(), endpoints);
 }

@@ -490,11 +490,9 @@ fn control_faults() {
         (ControlAnswer::IoError, Outcome::IoError),
     ] {
         let mut host = Host::new(options());
-        host.device.add_control_fault(ControlFault {
-            request: ControlRequest::SetControlLineState,
-            answer,
-            count: 2,
-        });
+        host.device.add_control_fault(
+            ControlFault::next(ControlRequest::SetControlLineState, answer).count(2),
+        );
         // Other requests are not hit.
         assert_eq!(
             host.control(Setup::set_configuration(1), &[]).outcome,
@@ -512,11 +510,8 @@ fn control_faults() {
 #[test]
 fn a_held_control_request_is_cancelled_once() {
     let mut host = Host::new(options());
-    host.device.add_control_fault(ControlFault {
-        request: ControlRequest::Any,
-        answer: ControlAnswer::Hold,
-        count: 1,
-    });
+    host.device
+        .add_control_fault(ControlFault::next(ControlRequest::Any, ControlAnswer::Hold));
     let setup = Setup::get_configuration();
     let held = host.submit(Transfer::Control(setup, Vec::new()));
     host.pass(ms(5000));
@@ -530,11 +525,8 @@ fn a_held_control_request_is_cancelled_once() {
 #[test]
 fn reset_forgets_faults() {
     let mut host = with(Fault::next(Kind::Silent).count(0));
-    host.device.add_control_fault(ControlFault {
-        request: ControlRequest::Any,
-        answer: ControlAnswer::Stall,
-        count: 0,
-    });
+    host.device
+        .add_control_fault(ControlFault::next(ControlRequest::Any, ControlAnswer::Stall).count(0));
     assert_eq!(host.device.status().faults, 2);
     host.device.reset(options()).unwrap();
     assert_eq!(host.device.status().faults, 0);
@@ -548,4 +540,62 @@ fn faults_outlive_an_unplug() {
     host.device.unplug();
     host.plug();
     assert_eq!(host.ask(b'x')[16000], 4);
+}
+
+#[test]
+fn control_faults_behind_requests_that_go_well() {
+    let mut host = Host::new(options());
+    let setup = Setup::get_configuration();
+    host.device.add_control_fault(
+        ControlFault::next(ControlRequest::Any, ControlAnswer::Empty)
+            .skip(2)
+            .count(2),
+    );
+    let lengths: Vec<_> = (0..6).map(|_| host.control(setup, &[]).length).collect();
+    assert_eq!(lengths, [1, 1, 0, 0, 1, 1]);
+    // Another kind of request is none of those.
+    host.device.add_control_fault(
+        ControlFault::next(ControlRequest::ClearHalt, ControlAnswer::Stall).skip(1),
+    );
+    assert_eq!(host.control(setup, &[]).outcome, Outcome::Success);
+    host.clear_halt(0x82);
+    assert_eq!(host.control(setup, &[]).outcome, Outcome::Success);
+    assert_eq!(host.device.status().faults, 1);
+    // SET_CONFIGURATION at the plug is one of them.
+    assert_eq!(host.device.status().control_requests, 10);
+}
+
+#[test]
+fn unplugged_in_a_control_request() {
+    let mut host = Host::new(options());
+    host.device
+        .add_control_fault(ControlFault::next(ControlRequest::Any, ControlAnswer::Unplug).skip(1));
+    let setup = Setup::get_configuration();
+    assert_eq!(host.control(setup, &[]).outcome, Outcome::Success);
+    let id = host.submit(Transfer::Control(setup, Vec::new()));
+    assert_eq!(host.end(id), None);
+    assert_eq!((host.unplugged, host.device.is_plugged()), (1, false));
+    host.plug();
+    assert_eq!(host.control(setup, &[]).outcome, Outcome::Success);
+}
+
+#[test]
+fn an_answer_before_its_command_is_taken() {
+    let mut host = Host::new(options());
+    host.device.add_fault(Fault::next(Kind::Unasked)).unwrap();
+    let id = host.write(b"x");
+    assert_eq!(host.end(id), None);
+    let answer = host.read_now(16384);
+    assert_eq!(answer.data[..16000], block(SEED, Command::Entropy, 0));
+    // The next command waits behind it, and each is executed once.
+    let next = host.write(b"x");
+    assert_eq!(host.end(next), None);
+    host.device.clear_faults(host.now);
+    host.collect();
+    for id in [id, next] {
+        assert_eq!(host.ended(id).outcome, Outcome::Success);
+    }
+    let answer = host.read_now(16384);
+    assert_eq!(answer.data[..16000], block(SEED, Command::Entropy, 1));
+    assert_eq!(host.device.status().commands.of(Command::Entropy), 2);
 }

@@ -370,11 +370,10 @@ fn cancelled_packets_are_answered_once() {
         .device
         .add_fault(Fault::next(Kind::Hold))
         .unwrap();
-    guest.port.device.add_control_fault(ControlFault {
-        request: ControlRequest::SetConfiguration,
-        answer: ControlAnswer::Hold,
-        count: 1,
-    });
+    guest.port.device.add_control_fault(ControlFault::next(
+        ControlRequest::SetConfiguration,
+        ControlAnswer::Hold,
+    ));
     guest.send(1, read(0x82, 512));
     guest.send(2, read(0x82, 512));
     guest.send(3, write(0x03, b"x"));

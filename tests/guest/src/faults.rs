@@ -309,11 +309,8 @@ fn halt_that_cannot_be_cleared(guest: &mut Guest) -> Result<()> {
     let node = start(guest)?;
     guest.wait_until_full()?;
     let bad = guest.emulator.status()?.next_block;
-    guest.emulator.control_fault(ControlFault {
-        request: ControlRequest::ClearHalt,
-        answer: ControlAnswer::Stall,
-        count: 0,
-    })?;
+    let fault = ControlFault::next(ControlRequest::ClearHalt, ControlAnswer::Stall);
+    guest.emulator.control_fault(fault.count(0))?;
     guest.emulator.fault(Fault::next(Kind::Stall {
         endpoint: Direction::In,
         bytes: 512,

@@ -7,7 +7,7 @@ pub mod qemu;
 
 use std::time::Duration;
 
-use alpharng_emu::descriptors::{Identity, Interfaces, Speed};
+use alpharng_emu::descriptors::{Identity, Interfaces, Raw, Speed};
 use alpharng_emu::device::{Completion, Device, Event, Options, Outcome, Output, Setup, Transfer};
 use alpharng_emu::stream::SourceSpec;
 
@@ -23,6 +23,7 @@ pub fn options() -> Options {
             serial: "T1".to_owned(),
             speed: Speed::High,
             interfaces: Interfaces::default(),
+            raw: Raw::default(),
         },
         source: SourceSpec::Seeded { seed: SEED },
         rate: 0,
