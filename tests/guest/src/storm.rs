@@ -73,7 +73,11 @@ pub(crate) const TESTS: &[Test] = tests![
     plugged_and_unplugged_under_everything,
     loaded_and_unloaded_under_openers,
     bound_and_unbound_under_readers,
+    bytes_delivered_twice_are_seen,
 ];
+
+/// A build of the module that delivers bytes twice, which the test machine puts next to the good one.
+const BROKEN: &str = "alrandom-broken-delivery.ko";
 
 /// Bytes per second of the device: every block that it sends is made again at the end.
 const RATE: u64 = 1_000_000;
@@ -457,4 +461,19 @@ fn bound_and_unbound_under_readers(guest: &mut Guest) -> Result<()> {
         bail!("nothing was read");
     }
     expect_each_once(guest, &shared)
+}
+
+/// The storms' check of what was delivered does see bytes that come twice: with a build of the module whose
+/// readers leave the second half of what they have taken to the next.
+fn bytes_delivered_twice_are_seen(guest: &mut Guest) -> Result<()> {
+    guest.module.set_file_name(BROKEN);
+    let node = guest.start()?;
+    let shared = Shared::default();
+    for _ in 0..20 {
+        shared.note(node.read(4096))?;
+    }
+    let found = expect_each_once(guest, &shared);
+    let found = found.err().context("nothing was seen")?.to_string();
+    ensure!(found.ends_with("was delivered 2 times"), "{found}");
+    Ok(())
 }
