@@ -19,6 +19,7 @@ mod concurrent;
 mod dd;
 mod failslab;
 mod faults;
+mod files;
 mod health;
 mod hwrng;
 mod idle;
@@ -32,12 +33,14 @@ mod pipelining;
 mod polling;
 mod power;
 mod proc_info;
+mod random_calls;
 mod read_table;
 mod rngd;
 mod rngd_service;
 mod several;
 mod stock_cdc_acm;
 mod storm;
+mod syscalls;
 mod systemd;
 mod takeover;
 mod unplug;
@@ -67,9 +70,12 @@ const FILES: &[&[Test]] = &[
     read_table::TESTS,
     polling::TESTS,
     other_reads::TESTS,
+    syscalls::TESTS,
+    random_calls::TESTS,
     concurrent::TESTS,
     proc_info::TESTS,
     params::TESTS,
+    files::TESTS,
     unplug::TESTS,
     takeover::TESTS,
     several::TESTS,
@@ -154,6 +160,12 @@ struct Options {
     /// How many rounds to measure (default: 5), or rounds of each storm (default: as each says).
     #[arg(long, value_name = "ROUNDS")]
     rounds: Option<u32>,
+    /// Make system calls at random, from this seed.
+    #[arg(long, hide = true, value_name = "SEED")]
+    random_calls: Option<u64>,
+    /// For how many seconds.
+    #[arg(long, hide = true, default_value_t = 1, value_name = "SECONDS")]
+    seconds: u64,
     /// Be the process of one test, by its name.
     #[arg(long, hide = true, value_name = "NAME")]
     process_of: Option<String>,
@@ -222,6 +234,10 @@ fn run(options: &Options) -> Result<bool> {
         };
         let module = options.module();
         return Ok(test.run(module, options.rounds));
+    }
+    if let Some(seed) = options.random_calls {
+        random_calls::make(seed, Duration::from_secs(options.seconds))?;
+        return Ok(true);
     }
     if let Some(filter) = &options.bench {
         return bench::run_all(&options.module, filter, options.rounds.unwrap_or(5));

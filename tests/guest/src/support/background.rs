@@ -110,8 +110,17 @@ impl<T: Send + 'static> Background<T> {
     ///
     /// If it does not end.
     pub(crate) fn join(self) -> Result<T> {
+        self.join_within(PATIENCE)
+    }
+
+    /// As [`Self::join`], for what takes longer.
+    ///
+    /// # Errors
+    ///
+    /// If it does not end within `limit`.
+    pub(crate) fn join_within(self, limit: Duration) -> Result<T> {
         self.result
-            .recv_timeout(PATIENCE)
-            .map_err(|_| anyhow!("a thread did not come back within {} s", PATIENCE.as_secs()))
+            .recv_timeout(limit)
+            .map_err(|_| anyhow!("a thread did not come back within {} s", limit.as_secs()))
     }
 }

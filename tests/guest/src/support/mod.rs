@@ -3,11 +3,13 @@
 //! What the tests are written with.
 
 pub(crate) mod background;
+pub(crate) mod calls;
 pub(crate) mod guest;
 pub(crate) mod info;
 pub(crate) mod leaks;
 pub(crate) mod log;
 pub(crate) mod node;
+pub(crate) mod pieces;
 pub(crate) mod process;
 pub(crate) mod readme;
 pub(crate) mod rngd;
