@@ -5,7 +5,7 @@
 tests := $(dir $(lastword $(MAKEFILE_LIST)))
 quote = '$(subst ','\'',$(1))'
 
-.PHONY: check test test-debug bench fuzz demo shell clean-cache distclean
+.PHONY: check test test-debug soak bench fuzz demo shell clean-cache distclean
 
 ## check            tests that need no virtual machine, formatting and lints
 check:
@@ -29,6 +29,12 @@ test:
 test-debug:
 	@$(tests)vm/run.sh test-debug $(if $(FILTER),--filter $(call quote,$(FILTER))) \
 		$(if $(ROUNDS),--rounds $(call quote,$(ROUNDS)))
+
+## soak             everything at once for a long time, in a virtual machine (HOURS=1, 0.05 or 24;
+##                  SEED=... to do the same again; DEBUG=1 for the kernel that looks for bugs)
+soak:
+	@$(tests)vm/run.sh soak $(if $(HOURS),--hours $(call quote,$(HOURS))) \
+		$(if $(SEED),--seed $(call quote,$(SEED))) $(if $(DEBUG),--debug)
 
 ## bench            benchmarks: the health tests, and the stream in a virtual machine (FILTER=... for some
 ##                  parts, ROUNDS=... for more or fewer rounds)

@@ -38,6 +38,7 @@ mod read_table;
 mod rngd;
 mod rngd_service;
 mod several;
+mod soak;
 mod stock_cdc_acm;
 mod storm;
 mod syscalls;
@@ -81,6 +82,7 @@ const FILES: &[&[Test]] = &[
     several::TESTS,
     idle::TESTS,
     storm::TESTS,
+    soak::TESTS,
     matrix::TESTS,
     faults::TESTS,
     pipelining::TESTS,
@@ -163,8 +165,11 @@ struct Options {
     /// Make system calls at random, from this seed.
     #[arg(long, hide = true, value_name = "SEED")]
     random_calls: Option<u64>,
-    /// For how many seconds.
-    #[arg(long, hide = true, default_value_t = 1, value_name = "SECONDS")]
+    /// Mix everything, from this seed, and say what happens.
+    #[arg(long, value_name = "SEED")]
+    soak: Option<u64>,
+    /// For how many seconds to soak, or to make system calls.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     seconds: u64,
     /// Be the process of one test, by its name.
     #[arg(long, hide = true, value_name = "NAME")]
@@ -235,8 +240,12 @@ fn run(options: &Options) -> Result<bool> {
         let module = options.module();
         return Ok(test.run(module, options.rounds));
     }
+    let time = Duration::from_secs(options.seconds);
+    if let Some(seed) = options.soak {
+        return soak::run(&options.module, seed, time);
+    }
     if let Some(seed) = options.random_calls {
-        random_calls::make(seed, Duration::from_secs(options.seconds))?;
+        random_calls::make(seed, time)?;
         return Ok(true);
     }
     if let Some(filter) = &options.bench {

@@ -8,25 +8,25 @@
 //! for on any.
 
 use crate::support::{
-    guest::serial,
-    info::read_text,
+    crowd::{
+        expect_many_once,
+        pause,
+        Readers,
+        Shared,
+        Victim,
+        HALF_PLUGGED, //
+    },
     sys::catch,
     tests,
     wait_until,
-    Background,
     Guest,
     Node,
     Test,
-    UsbDevice,
     BLOCK, //
 };
 use alpharng_emu::{
     control::Configure,
-    fault::At,
-    stream::{
-        block,
-        Command as Request, //
-    },
+    fault::At, //
 };
 use anyhow::{
     bail,
@@ -35,35 +35,9 @@ use anyhow::{
     Result, //
 };
 use fastrand::Rng;
-use rustix::{
-    io::Errno,
-    process::{
-        Pid,
-        Signal, //
-    },
-};
+use rustix::process::Signal;
 use std::{
-    collections::HashMap,
-    fs::{
-        self,
-        File, //
-    },
-    io::Read,
-    process::{
-        Child,
-        Command,
-        Stdio, //
-    },
-    sync::{
-        atomic::{
-            AtomicBool,
-            AtomicU64,
-            Ordering, //
-        },
-        Arc,
-        Mutex,
-        PoisonError, //
-    },
+    fs,
     thread,
     time::Duration, //
 };
@@ -82,234 +56,11 @@ const BROKEN: &str = "alrandom-broken-delivery.ko";
 /// Bytes per second of the device: every block that it sends is made again at the end.
 const RATE: u64 = 1_000_000;
 
-/// What each of the readers asks for at once, in bytes: multiples of a word's length, as a block's is, so
-/// that no word is torn.
-const SIZES: [usize; 8] = [8, 16, 256, 4096, 16_000, 16_384, 40_000, 100_000];
-
-/// What the USB core says of a device that goes while it is being asked what it is.
-const HALF_PLUGGED: [&str; 12] = [
-    "device descriptor read",
-    "device not accepting address",
-    "unable to enumerate USB device",
-    "unable to read config index",
-    "can't read configurations",
-    "can't set config",
-    "attempt power cycle",
-    "Device not responding to setup address",
-    "Device not responding to setup context",
-    "hub failed to enable device",
-    "string descriptor 0 read error",
-    "unable to get BOS descriptor",
-];
-
 /// The random moments of a test; the seed is printed.
 fn moments() -> Rng {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     Rng::with_seed(seed)
-}
-
-/// Sleeps for up to so many milliseconds.
-fn pause(rng: &mut Rng, most: u64) {
-    thread::sleep(Duration::from_micros(rng.u64(..most * 1000)));
-}
-
-/// Words of 8 bytes, and how often each has been seen. All words of a random stream are different, in
-/// practice.
-#[derive(Default)]
-struct Words(HashMap<u64, u32>);
-
-impl Words {
-    /// The words of `bytes`.
-    fn of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
-        let words = bytes.chunks_exact(8);
-        words.filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)))
-    }
-
-    /// Adds the words of `bytes`.
-    fn add(&mut self, bytes: &[u8]) {
-        for word in Self::of(bytes) {
-            *self.0.entry(word).or_default() += 1;
-        }
-    }
-}
-
-/// What all threads of a test share.
-#[derive(Default)]
-struct Shared {
-    /// They are to end.
-    stop: AtomicBool,
-    /// What was delivered.
-    words: Mutex<Words>,
-    /// How many bytes that was.
-    bytes: AtomicU64,
-    /// How often a read failed as it has to without a device, or was interrupted.
-    refused: AtomicU64,
-}
-
-impl Shared {
-    /// Whether to go on.
-    fn goes_on(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Takes note of what a read returned; fails where it may not return that.
-    fn note(&self, result: Result<Vec<u8>, Errno>) -> Result<()> {
-        match result {
-            Ok(bytes) => {
-                let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-                words.add(&bytes);
-                self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            }
-            Err(Errno::NODEV | Errno::AGAIN | Errno::INTR) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => return Err(error).context("read(2)"),
-        }
-        Ok(())
-    }
-}
-
-/// Readers of all kinds.
-struct Readers {
-    /// What they share.
-    shared: Arc<Shared>,
-    /// The threads.
-    threads: Vec<Background<Result<()>>>,
-}
-
-impl Readers {
-    /// Starts the readers of the node, each of which keeps it open: one for each of [`SIZES`], and one
-    /// that waits by poll(2).
-    fn of_the_node() -> Result<Self> {
-        let mut this = Self {
-            shared: Arc::default(),
-            threads: Vec::new(),
-        };
-        for size in SIZES {
-            let node = Node::open()?;
-            this.start(move |shared| shared.note(node.read(size)))?;
-        }
-        let node = Node::open_nonblocking()?;
-        this.start(move |shared| {
-            // Interrupted or not, the read has nothing to wait for.
-            let _ = node.poll(Duration::from_millis(20));
-            shared.note(node.read(4096))
-        })?;
-        Ok(this)
-    }
-
-    /// Starts those that look on: at `/proc`, at `/dev/hwrng`, and that open the node and close it.
-    fn and_others(mut self) -> Result<Self> {
-        self.start(|_| {
-            read_text()?;
-            fs::read_to_string(crate::health::HEALTH)?;
-            Ok(())
-        })?;
-        self.start(|_| {
-            let mut bytes = [0; 64];
-            // Without a source there is an error, and that is right.
-            if File::open("/dev/hwrng").is_ok_and(|mut file| file.read(&mut bytes).is_err()) {
-                thread::sleep(Duration::from_millis(1));
-            }
-            Ok(())
-        })?;
-        self.start(|shared| shared.note(Node::open()?.read(8)))?;
-        Ok(self)
-    }
-
-    /// Starts a thread that does `body` until the end.
-    fn start(&mut self, body: impl Fn(&Shared) -> Result<()> + Send + 'static) -> Result<()> {
-        let shared = self.shared.clone();
-        self.threads.push(Background::start(move || {
-            while shared.goes_on() {
-                body(&shared)?;
-            }
-            Ok(())
-        })?);
-        Ok(())
-    }
-
-    /// Interrupts one of them.
-    fn interrupt(&self, rng: &mut Rng) -> Result<()> {
-        match rng.choice(&self.threads) {
-            Some(thread) => thread.signal(Signal::USR1),
-            None => Ok(()),
-        }
-    }
-
-    /// Ends them all; they must not hang, and none may have seen what it must not see.
-    fn end(self, guest: &mut Guest) -> Result<Arc<Shared>> {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        // Whoever sleeps for bytes gets them, or an error, once there is a device or none.
-        if UsbDevice::find(&serial(0)).is_some() {
-            guest.unplug()?;
-        }
-        for thread in self.threads {
-            thread.join()??;
-        }
-        Ok(self.shared)
-    }
-}
-
-/// A reader in a process of its own, that is stopped, goes on, and is killed at last.
-struct Victim(Child);
-
-impl Victim {
-    /// Starts it.
-    fn start() -> Result<Self> {
-        let child = Command::new("cat")
-            .arg("/dev/alrandom")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        Ok(Self(child))
-    }
-
-    /// Sends it a signal, which finds it alive or not: without a device it has ended by itself.
-    fn signal(&self, signal: Signal) {
-        let _ = rustix::process::kill_process(Pid::from_child(&self.0), signal);
-    }
-
-    /// Kills it, and waits for its end.
-    fn end(mut self) -> Result<()> {
-        self.signal(Signal::CONT);
-        self.0.kill()?;
-        let status = crate::support::wait::wait_for_exit(&mut self.0, crate::support::PATIENCE)?;
-        status.context("a reader that was killed does not end")?;
-        Ok(())
-    }
-}
-
-/// Checks what was delivered: words of the device's stream, and none of them twice.
-fn expect_each_once(guest: &mut Guest, shared: &Shared) -> Result<()> {
-    let sent = guest.emulator.status()?.next_block;
-    let mut words = shared.words.lock().unwrap_or_else(PoisonError::into_inner);
-    let delivered = words.0.len();
-    ensure!(delivered > 100, "only {delivered} words were delivered");
-    for k in 0..sent {
-        for word in Words::of(&block(guest.seed, Request::Entropy, k)) {
-            if let Some(times) = words.0.remove(&word) {
-                ensure!(
-                    times == 1,
-                    "a word of block {k} was delivered {times} times"
-                );
-            }
-        }
-    }
-    let strange = words.0.len();
-    ensure!(
-        strange == 0,
-        "{strange} of {delivered} words are not the device's"
-    );
-    println!(
-        "{} bytes were delivered out of {} blocks, {} reads refused",
-        shared.bytes.load(Ordering::Relaxed),
-        sent,
-        shared.refused.load(Ordering::Relaxed),
-    );
-    Ok(())
 }
 
 /// Plugged in and pulled out at any moment: while the kernel still asks what it is, in the start-up block,
@@ -348,9 +99,9 @@ fn plugged_and_unplugged_under_everything(guest: &mut Guest) -> Result<()> {
             }
             // At work.
             _ => {
-                let bytes = readers.shared.bytes.load(Ordering::Relaxed);
+                let bytes = readers.shared.bytes();
                 wait_until("readers to get bytes", || {
-                    readers.shared.bytes.load(Ordering::Relaxed) > bytes + BLOCK as u64
+                    readers.shared.bytes() > bytes + BLOCK as u64
                 })
                 .with_context(what)?;
                 for _ in 0..rng.usize(..4) {
@@ -370,7 +121,7 @@ fn plugged_and_unplugged_under_everything(guest: &mut Guest) -> Result<()> {
         victim.end().with_context(what)?;
     }
     let shared = readers.end(guest)?;
-    expect_each_once(guest, &shared)?;
+    expect_many_once(guest, &shared)?;
     // It works as ever.
     guest.replug()?;
     Node::open()?.read_all(10 * BLOCK)?;
@@ -383,11 +134,7 @@ fn loaded_and_unloaded_under_openers(guest: &mut Guest) -> Result<()> {
     let rounds = guest.rounds(15, 40);
     let mut rng = moments();
     let device = guest.plug()?;
-    let shared = Arc::new(Shared::default());
-    let mut openers = Readers {
-        shared: shared.clone(),
-        threads: Vec::new(),
-    };
+    let mut openers = Readers::none();
     for size in [8, 16_000] {
         openers.start(move |shared| {
             // There without the module, it is not.
@@ -418,10 +165,7 @@ fn loaded_and_unloaded_under_openers(guest: &mut Guest) -> Result<()> {
         ensure!(device.is_with_cdc_acm(), "round {round}");
     }
     println!("{rounds} times, refused {refused} times");
-    openers.shared.stop.store(true, Ordering::Relaxed);
-    for thread in openers.threads {
-        thread.join()??;
-    }
+    openers.leave()?;
     let sent = guest.emulator.status()?.next_block;
     ensure!(sent > 0);
     Ok(())
@@ -452,15 +196,15 @@ fn bound_and_unbound_under_readers(guest: &mut Guest) -> Result<()> {
         fs::write(format!("{DRIVER}/bind"), &interface).with_context(|| format!("{round}"))?;
         ensure!(device.is_in_use(), "round {round}");
     }
-    let bytes = readers.shared.bytes.load(Ordering::Relaxed);
+    let bytes = readers.shared.bytes();
     wait_until("readers to get bytes", || {
-        readers.shared.bytes.load(Ordering::Relaxed) > bytes + BLOCK as u64
+        readers.shared.bytes() > bytes + BLOCK as u64
     })?;
     let shared = readers.end(guest)?;
-    if shared.bytes.load(Ordering::Relaxed) == 0 {
+    if shared.bytes() == 0 {
         bail!("nothing was read");
     }
-    expect_each_once(guest, &shared)
+    expect_many_once(guest, &shared)
 }
 
 /// The storms' check of what was delivered does see bytes that come twice: with a build of the module whose
@@ -472,7 +216,7 @@ fn bytes_delivered_twice_are_seen(guest: &mut Guest) -> Result<()> {
     for _ in 0..20 {
         shared.note(node.read(4096))?;
     }
-    let found = expect_each_once(guest, &shared);
+    let found = expect_many_once(guest, &shared);
     let found = found.err().context("nothing was seen")?.to_string();
     ensure!(found.ends_with("was delivered 2 times"), "{found}");
     Ok(())

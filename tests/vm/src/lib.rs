@@ -21,6 +21,7 @@ pub mod more;
 pub mod provoked;
 pub mod qemu;
 pub mod shell;
+pub mod soak;
 pub mod step;
 pub mod suite;
 pub mod systemd;

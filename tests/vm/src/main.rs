@@ -22,7 +22,7 @@ use alrandom_vm::{
     },
     more, provoked,
     qemu::Accelerator,
-    shell,
+    shell, soak,
     step::{
         copy_sources,
         Key,
@@ -99,6 +99,9 @@ const BUILT_IN_SEED: u64 = 20_261_121;
 
 /// Rounds of a benchmark: as many as fit into ten minutes in an emulated machine.
 const BENCH_ROUNDS: u32 = 5;
+
+/// How long the soak may be silent with KVM: a second or two are usual.
+const SOAK_TIME: Duration = Duration::from_secs(60);
 
 /// How long a step of the benchmark may take with KVM. It takes seconds.
 const BENCH_TIME: Duration = Duration::from_secs(60);
@@ -263,6 +266,18 @@ enum Action {
         #[arg(long)]
         time_limit: Option<u64>,
     },
+    /// Mix everything for a long time, and see that it stays as it is
+    Soak {
+        /// For how many hours; also a part of one, as 0.05
+        #[arg(long, default_value_t = 1.0)]
+        hours: f64,
+        /// What happens follows from this [default: another one each time]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// On the kernel that looks for bugs
+        #[arg(long)]
+        debug: bool,
+    },
     /// Measure the stream between the device and its readers
     Bench {
         /// Only the parts with this in their names
@@ -357,6 +372,7 @@ fn run(arguments: Arguments) -> Result<u8> {
             time_limit: time_limit.map(Duration::from_secs),
             device: Device::Plugged,
         }),
+        Action::Soak { hours, seed, debug } => project.soak(hours, seed, debug),
         Action::Bench {
             filter,
             rounds,
@@ -1054,15 +1070,57 @@ impl Project {
         Ok(summary)
     }
 
+    /// Options of a machine with the debug kernel and this payload.
+    fn debug_options(&self, payload: Vec<Payload>) -> Result<Options> {
+        let mut options = self.options(payload, Init::Agent, Device::Plugged, Vec::new())?;
+        options.memory = DEBUG_MEMORY;
+        options.parameters = DEBUG_PARAMETERS.map(str::to_string).into();
+        options.stage_time *= DEBUG_FACTOR;
+        Ok(options)
+    }
+
+    /// `vm soak`.
+    fn soak(&self, hours: f64, seed: Option<u64>, debug: bool) -> Result<u8> {
+        let seconds = Duration::try_from_secs_f64(hours * 3600.0)
+            .with_context(|| format!("{hours} hours are no time"))?
+            .as_secs();
+        // Any number will do that is another one next time.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let seed = seed.unwrap_or(now.as_secs());
+        let (parts, options) = if debug {
+            let (kernel, payload) = self.debug_kernel(&self.layer("clang")?)?;
+            let parts = self.parts.with(Kernel::in_directory(&kernel)?);
+            (parts, self.debug_options(payload)?)
+        } else {
+            let options = self.options(self.build()?, Init::Agent, Device::Plugged, Vec::new())?;
+            (self.parts.clone(), options)
+        };
+        let limit = scale(SOAK_TIME, options.accelerator) * if debug { DEBUG_FACTOR } else { 1 };
+        let log = self.workshop.logs.join("soak.log");
+        println!("==> log: {}", log.display());
+        let mut machine = self.boot_with(&parts, &options, Logs::new(&self.workshop.logs, 1))?;
+        let argv = [
+            layout::GUEST_TESTS.to_string(),
+            format!("--soak={seed}"),
+            format!("--seconds={seconds}"),
+        ];
+        let out = &mut std::io::stdout();
+        let passed = soak::run(&mut machine, argv.into(), limit, &log, out)?;
+        if passed {
+            println!("passed");
+        } else {
+            println!("\nlogs: {}", self.workshop.logs.display());
+            println!("FAILED; once more the same: make soak HOURS={hours} SEED={seed}");
+        }
+        Ok(u8::from(!passed))
+    }
+
     /// `vm test-debug`.
     fn test_debug(&self, tests: &Tests) -> Result<u8> {
         println!("==> logs: {}", self.workshop.logs.display());
         let workshop = self.layer("clang")?;
         let (kernel, payload) = self.debug_kernel(&workshop)?;
-        let mut options = self.options(payload, Init::Agent, Device::Plugged, Vec::new())?;
-        options.memory = DEBUG_MEMORY;
-        options.parameters = DEBUG_PARAMETERS.map(str::to_string).into();
-        options.stage_time *= DEBUG_FACTOR;
+        let options = self.debug_options(payload)?;
         let limit = tests.limit(options.accelerator);
         let limit = tests.time_limit.unwrap_or(limit * DEBUG_FACTOR);
         let program = self.parts.programs.join("guest-tests");

@@ -4,6 +4,7 @@
 
 pub(crate) mod background;
 pub(crate) mod calls;
+pub(crate) mod crowd;
 pub(crate) mod guest;
 pub(crate) mod info;
 pub(crate) mod leaks;
@@ -18,6 +19,7 @@ pub(crate) mod stream;
 pub(crate) mod suspend;
 pub(crate) mod sys;
 pub(crate) mod test;
+pub(crate) mod trend;
 pub(crate) mod tty;
 pub(crate) mod uring;
 pub(crate) mod usb;

@@ -158,6 +158,12 @@ pub(crate) fn run_when_idle() -> io::Result<()> {
     }
 }
 
+/// Gives memory back to the kernel that this program has freed.
+pub(crate) fn give_memory_back() {
+    // SAFETY: Only memory that is not in use is touched.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// `USBDEVFS_RESET` of the kernel's `uapi/linux/usbdevice_fs.h`: number 20 of type `U`, without an argument.
 const USBDEVFS_RESET: libc::c_ulong = 0x5514;
 
