@@ -92,6 +92,10 @@ const LONG_TIME: Duration = Duration::from_secs(90);
 /// Bytes per second of the device: all that it sends is looked up at the end.
 const RATE: u64 = 200_000;
 
+/// How long the other readers leave bytes to the calls, behind each read: they would take all there
+/// are.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Who makes the calls, each in a process of its own: root and nobody, with so many threads each.
 const USERS: [(u32, usize); 2] = [(0, 2), (65534, 1)];
 
@@ -470,6 +474,7 @@ fn calls_at_random(guest: &mut Guest) -> Result<()> {
             let mut all = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 all.push(node.read(size)?);
+                thread::sleep(PAUSE);
             }
             Ok::<_, anyhow::Error>(all)
         })
@@ -505,12 +510,13 @@ fn calls_at_random(guest: &mut Guest) -> Result<()> {
     let last = Node::open()?.read_all(10 * BLOCK)?;
     reads.push(last);
 
-    let mut pieces = Pieces::of(guest.seed, guest.emulator.status()?.next_block);
+    let sent = guest.emulator.status()?.next_block;
+    let mut pieces = Pieces::of(guest.seed, sent);
     for read in &reads {
         pieces.note(read)?;
     }
     let bytes = pieces.expect_each_once()?;
-    println!("{bytes} bytes came meanwhile, each once");
+    println!("{bytes} bytes of {sent} blocks came meanwhile, each once");
     ensure!(bytes > 20 * BLOCK as u64, "only {bytes} bytes came");
     let nobody = Command::new("cat").arg(NODE).uid(NOBODY).output()?;
     ensure!(!nobody.status.success(), "nobody can open {NODE} now");
