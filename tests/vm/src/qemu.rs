@@ -116,6 +116,11 @@ pub fn arguments(settings: &Settings) -> Vec<String> {
         "console={} loglevel=4 oops=panic panic=-1 mitigations=off",
         architecture.console()
     );
+    // The kernel watches the clock by having one processor wait for another to read it, without end where
+    // both have one thread and a busy host.
+    if (architecture, settings.accelerator) == (Architecture::Amd64, Accelerator::Tcg) {
+        parameters.push_str(" tsc=nowatchdog");
+    }
     for parameter in &settings.parameters {
         parameters.push(' ');
         parameters.push_str(parameter);
@@ -258,6 +263,7 @@ mod tests {
         let tcg = arguments(&settings());
         assert_eq!(values(&tcg, "-accel"), ["tcg,thread=single"]);
         assert_ne!(values(&tcg, "-cpu"), ["host"]);
+        assert!(values(&tcg, "-append")[0].contains(" tsc=nowatchdog "));
         let arm = arguments(&Settings {
             architecture: Architecture::Arm64,
             ..settings()
@@ -270,6 +276,7 @@ mod tests {
         });
         assert_eq!(values(&kvm, "-accel"), ["kvm"]);
         assert_eq!(values(&kvm, "-cpu"), ["host"]);
+        assert!(!values(&kvm, "-append")[0].contains("tsc="));
     }
 
     #[test]
