@@ -109,7 +109,7 @@ impl Needles {
                 likely[(word & 0xffff) as usize] = true;
                 places.insert(word, (index, place));
             }
-            bytes.fill(0);
+            wipe(&mut bytes);
         }
     }
 
@@ -131,7 +131,7 @@ impl Needles {
                 .flat_map(|_| (!beacon).to_ne_bytes())
                 .collect();
             ensure!(rustix::io::write(&to, &page)? == PAGE);
-            page.fill(0);
+            wipe(&mut page);
         }
         let mut seen = 0;
         let mut found = HashSet::new();
@@ -154,7 +154,7 @@ impl Needles {
                         }
                     }
                 }
-                chunk[..got].fill(0);
+                wipe(&mut chunk[..got]);
                 done += size as u64;
             }
         }
@@ -253,6 +253,12 @@ fn segments(kcore: &File) -> Result<Vec<Segment>> {
     Ok(segments)
 }
 
+/// Overwrites bytes of this program's, which is seen to although nobody looks at them any more.
+fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    std::hint::black_box(bytes);
+}
+
 /// Reads `count` bytes and forgets them.
 fn use_up(node: &Node, count: usize) -> Result<()> {
     let mut buffer = vec![0; BLOCK];
@@ -260,7 +266,7 @@ fn use_up(node: &Node, count: usize) -> Result<()> {
     while left > 0 {
         let size = left.min(BLOCK);
         let got = rustix::io::read(node, &mut buffer[..size])?;
-        buffer.fill(0);
+        wipe(&mut buffer);
         left -= got;
     }
     Ok(())
@@ -362,7 +368,7 @@ fn incomplete_and_interrupted_bytes_are_gone(guest: &mut Guest) -> Result<()> {
         Background::start(move || {
             let mut buffer = vec![0; 6 * BLOCK];
             let got = rustix::io::read(&node, &mut buffer);
-            buffer.fill(0);
+            wipe(&mut buffer);
             got
         })?
     };
@@ -423,7 +429,7 @@ fn bytes_for_the_kernel_s_pool_are_gone(guest: &mut Guest) -> Result<()> {
     let mut buffer = [0; 500];
     for _ in 0..4 * BLOCK / buffer.len() {
         hwrng.read_exact(&mut buffer)?;
-        buffer.fill(0);
+        wipe(&mut buffer);
     }
     drop(hwrng);
     guest.wait_until_full()?;
