@@ -1170,7 +1170,11 @@ impl Device {
                 ControlAnswer::Stall => self.stall(id),
                 ControlAnswer::IoError => self.complete(id, Outcome::IoError, Vec::new(), 0),
                 ControlAnswer::Empty => self.complete(id, Outcome::Success, Vec::new(), 0),
-                ControlAnswer::Unplug => self.unplug(),
+                ControlAnswer::Unplug => {
+                    // What the host sees of it, at once: otherwise it waits for the end of this one.
+                    self.complete(id, Outcome::IoError, Vec::new(), 0);
+                    self.unplug();
+                }
                 ControlAnswer::Hold => {
                     if let Some(powered) = &mut self.powered {
                         powered.held_controls.push(id);

@@ -500,7 +500,7 @@ pub enum ControlAnswer {
     IoError,
     /// It succeeds, without any of the data that it should have.
     Empty,
-    /// The device is pulled out in the middle of it.
+    /// It fails, since the device is pulled out in the middle of it.
     Unplug,
 }
 

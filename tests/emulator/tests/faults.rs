@@ -573,7 +573,7 @@ fn unplugged_in_a_control_request() {
     let setup = Setup::get_configuration();
     assert_eq!(host.control(setup, &[]).outcome, Outcome::Success);
     let id = host.submit(Transfer::Control(setup, Vec::new()));
-    assert_eq!(host.end(id), None);
+    assert_eq!(host.ended(id).outcome, Outcome::IoError);
     assert_eq!((host.unplugged, host.device.is_plugged()), (1, false));
     host.plug();
     assert_eq!(host.control(setup, &[]).outcome, Outcome::Success);

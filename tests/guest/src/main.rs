@@ -21,6 +21,7 @@ mod failslab;
 mod faults;
 mod files;
 mod health;
+mod hostile;
 mod hwrng;
 mod idle;
 mod kunit;
@@ -86,6 +87,7 @@ const FILES: &[&[Test]] = &[
     matrix::TESTS,
     faults::TESTS,
     pipelining::TESTS,
+    hostile::TESTS,
     load::TESTS,
     hwrng::TESTS,
     rngd::TESTS,
