@@ -155,7 +155,7 @@ fn replace(configuration: &mut Vec<u8>, start: usize, end: usize, bytes: &[u8]) 
 }
 
 /// What is wrong with a device: a name, and how to change its device and configuration descriptors.
-type Malformed = (&'static str, fn(&mut Vec<u8>, &mut Vec<u8>));
+pub(crate) type Malformed = (&'static str, fn(&mut Vec<u8>, &mut Vec<u8>));
 
 /// The same, and whether the module is asked: whether there is a data interface of such a device.
 type Declined = (&'static str, bool, fn(&mut Vec<u8>, &mut Vec<u8>));
@@ -327,8 +327,28 @@ const ANY: &[Malformed] = &[
     ("version ff.ff of the standard", |d, _| d[2..4].fill(0xff)),
 ];
 
+/// Those that the USB core does not even let in. They are not for the controller of a virtual machine: the
+/// driver of xHCI controllers waits for ever, now and then, for a command that enables a slot, when a port
+/// has had so many attempts that failed (`xhci_alloc_dev()`).
+pub(crate) const UNUSABLE: &[Malformed] = &[
+    ("no configuration", |d, _| d[17] = 0),
+    ("total length of 65535 bytes", |_, c| {
+        c[at::TOTAL..][..2].fill(0xff);
+    }),
+    ("endpoint 0 with packets of 255 bytes", |d, _| d[7] = 255),
+    ("endpoint 0 with packets of no bytes", |d, _| d[7] = 0),
+    ("device descriptor cut short", |d, _| d.truncate(11)),
+    ("device descriptor of no length", |d, _| d[0] = 0),
+    ("device descriptor of another type", |d, _| d[1] = 2),
+    ("no device descriptor", |d, _| d.clear()),
+    ("no configuration descriptor", |_, c| c.clear()),
+    ("configuration descriptor of one byte", |_, c| c.truncate(1)),
+    ("configuration of another type", |_, c| c[1] = 7),
+    ("255 configurations", |d, _| d[17] = 255),
+];
+
 /// The interfaces that are bound to the module.
-fn bound() -> Vec<String> {
+pub(crate) fn bound() -> Vec<String> {
     let Ok(entries) = fs::read_dir("/sys/bus/usb/drivers/alrandom") else {
         return Vec::new();
     };
@@ -605,7 +625,7 @@ fn texts_that_are_none(guest: &mut Guest) -> Result<()> {
 }
 
 /// The device is pulled out in the middle of a control request: the last before drivers are offered it, and the
-/// module's own.
+/// module's own. (Each costs five seconds, until the kernel has noticed; raw_gadget.rs has them all.)
 fn gone_in_a_control_request(guest: &mut Guest) -> Result<()> {
     let node = start(guest)?;
     for request in [
@@ -776,7 +796,7 @@ fn mutations(guest: &mut Guest) -> Result<()> {
         let mut random = fastrand::Rng::with_seed(seed.wrapping_add(case.into()));
         let (mut device, mut configuration) = healthy()?;
         mutate(&mut random, &mut Vec::new(), &mut configuration);
-        // What the USB core does not let in is not for this controller.
+        // What the USB core does not let in is for raw-gadget, see UNUSABLE.
         configuration.resize(configuration.len().max(9), 0);
         configuration[..2].copy_from_slice(&[9, 2]);
         device[17] = 1;
@@ -798,7 +818,11 @@ fn mutations(guest: &mut Guest) -> Result<()> {
 }
 
 /// Changes a few bytes, mostly of the configuration.
-fn mutate(random: &mut fastrand::Rng, device: &mut Vec<u8>, configuration: &mut Vec<u8>) {
+pub(crate) fn mutate(
+    random: &mut fastrand::Rng,
+    device: &mut Vec<u8>,
+    configuration: &mut Vec<u8>,
+) {
     for _ in 0..random.usize(1..6) {
         let bytes = if random.u8(..10) == 0 {
             &mut *device

@@ -35,6 +35,7 @@ mod polling;
 mod power;
 mod proc_info;
 mod random_calls;
+mod raw_gadget;
 mod read_table;
 mod rngd;
 mod rngd_service;
@@ -116,7 +117,7 @@ impl Options {
 const BUILT_IN: &[&[Test]] = &[built_in::TESTS];
 
 /// More tests for the debug kernel.
-const DEBUG_FILES: &[&[Test]] = &[kunit::TESTS, failslab::TESTS];
+const DEBUG_FILES: &[&[Test]] = &[kunit::TESTS, failslab::TESTS, raw_gadget::TESTS];
 
 /// Tests that the debug kernel has to make fail.
 const BUGS: &[&[Test]] = &[bugs::TESTS];

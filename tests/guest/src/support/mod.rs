@@ -12,6 +12,7 @@ pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod pieces;
 pub(crate) mod process;
+pub(crate) mod raw_gadget;
 pub(crate) mod readme;
 pub(crate) mod rngd;
 pub(crate) mod runner;
