@@ -99,8 +99,8 @@ const FILES: &[&[Test]] = &[
     broken_build::TESTS,
 ];
 
-/// Tests that suspend the machine, which the small debug kernel cannot (`CONFIG_PM_DEBUG`, a clock that
-/// wakes it).
+/// Tests that suspend the machine, which the small kernels of other versions cannot (`CONFIG_PM_DEBUG`, a
+/// clock that wakes it).
 const SUSPEND_FILES: &[&[Test]] = &[power::TESTS];
 
 /// Tests that need a machine whose init is systemd; in their order.
@@ -208,7 +208,7 @@ fn select(options: &Options) -> Result<Vec<Test>> {
     } else if options.bugs {
         BUGS.concat()
     } else if options.debug {
-        [FILES, DEBUG_FILES].concat().concat()
+        [FILES, SUSPEND_FILES, DEBUG_FILES].concat().concat()
     } else if options.systemd {
         SYSTEMD_FILES.concat()
     } else {
