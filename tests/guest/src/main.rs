@@ -101,7 +101,7 @@ const FILES: &[&[Test]] = &[
 
 /// Tests that suspend the machine, which the small kernels of other versions cannot (`CONFIG_PM_DEBUG`, a
 /// clock that wakes it).
-const SUSPEND_FILES: &[&[Test]] = &[power::TESTS];
+const SUSPEND_FILES: &[&[Test]] = &[power::TESTS, wipe::SUSPEND_TESTS];
 
 /// Tests that need a machine whose init is systemd; in their order.
 const SYSTEMD_FILES: &[&[Test]] = &[systemd::TESTS, rngd_service::TESTS];

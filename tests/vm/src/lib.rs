@@ -15,6 +15,7 @@ pub mod kvm;
 pub mod layout;
 pub mod linux;
 pub mod machine;
+pub mod memory;
 pub mod menu;
 pub mod modules;
 pub mod more;

@@ -16,6 +16,7 @@ use crate::{
         Logs,
         Machine, //
     },
+    memory,
     tap::{
         self,
         Line,
@@ -266,6 +267,13 @@ impl Suite<'_> {
                 Event::Frame(Frame::Stdout(bytes)) => {
                     output.write_all(&bytes)?;
                     for line in lines.push(&bytes) {
+                        if let Some(numbers) = line.strip_prefix(memory::WORD) {
+                            let answer =
+                                memory::answer(numbers, machine.run_directory(), self.logs);
+                            // If it is gone, the next event says so.
+                            let _ = machine.send(&Frame::Stdin(answer.into_bytes()));
+                            continue;
+                        }
                         match tracker.line(tap::parse(&line)) {
                             Step::None => (),
                             Step::Started => {

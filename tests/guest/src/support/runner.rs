@@ -19,18 +19,32 @@ use std::{
         File, //
     },
     io::{
+        self,
+        BufRead,
+        BufReader,
+        IsTerminal,
         Read,
         Seek,
         Write, //
     },
-    os::unix::process::CommandExt,
+    os::unix::{
+        net::{
+            UnixListener,
+            UnixStream, //
+        },
+        process::CommandExt, //
+    },
     path::Path,
     process::{
         Command,
         Stdio, //
     },
+    thread,
     time::Duration, //
 };
+
+/// Socket by which a test reaches the host.
+const HOST: &str = "/tmp/guest-test-host";
 
 /// How tests are run.
 pub(crate) struct Runner<'a> {
@@ -62,6 +76,7 @@ impl Runner<'_> {
                 module.display()
             );
         }
+        relay_to_host()?;
         println!("1..{}", tests.len());
         let mut all_passed = true;
         let leaks = Leaks::watch()?;
@@ -143,6 +158,46 @@ impl Runner<'_> {
         };
         Ok((passed, said))
     }
+}
+
+/// Passes on what tests ask of the host: a line of output, for which there is a line of input.
+fn relay_to_host() -> Result<()> {
+    let _ = fs::remove_file(HOST);
+    // A person does not answer.
+    if io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let listener = UnixListener::bind(HOST).with_context(|| format!("cannot make {HOST}"))?;
+    let relay = |test: UnixStream| -> io::Result<()> {
+        let mut request = String::new();
+        BufReader::new(&test).read_line(&mut request)?;
+        println!("{}", request.trim_end());
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        (&test).write_all(answer.as_bytes())
+    };
+    // A test that is gone needs no answer.
+    thread::spawn(move || {
+        for test in listener.incoming().flatten() {
+            let _ = relay(test);
+        }
+    });
+    Ok(())
+}
+
+/// Asks the machine that runs this one: sends it a line, and returns the line that it answers.
+///
+/// # Errors
+///
+/// If there is none that listens.
+pub(crate) fn ask_host(request: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(HOST)
+        .context("this needs the host, so run it there: make test FILTER=...")?;
+    writeln!(stream, "{request}")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    ensure!(!answer.is_empty(), "the host does not answer {request:?}");
+    Ok(answer)
 }
 
 /// Marks the beginning or end of a test in the kernel's log, for those who read it on the console.
