@@ -54,6 +54,7 @@ use std::{
         OsString, //
     },
     fs,
+    io::Write,
     path::{
         Path,
         PathBuf, //
@@ -63,6 +64,7 @@ use std::{
         ExitCode,
         Stdio, //
     },
+    thread,
     time::{
         Duration,
         SystemTime,
@@ -350,6 +352,7 @@ fn run(arguments: Arguments) -> Result<u8> {
             root: arguments.root,
             layer: None,
             logs: new_logs(&arguments.cache)?,
+            quiet: false,
         },
         clone: arguments.clone,
         module: arguments.module,
@@ -838,12 +841,41 @@ impl Project {
                     .map(|name| format!("{name}\n      log: {}", log.display())),
             );
         }
-        let mut runs = vec![("guest tests", self.guest_tests(tests, Init::Agent))];
-        // Another program need not know of systemd.
-        if tests.guest_tests.is_none() {
-            let run = self.guest_tests(tests, Init::Systemd);
-            runs.push(("guest tests under systemd", run));
-            runs.push(("in-tree tests", self.in_tree_tests(tests)));
+        // Another program need not know of systemd, and of other kernels.
+        let own = tests.guest_tests.is_none();
+        let mut runs = Vec::new();
+        if own && tests.filter.is_none() {
+            // The kernels take the processors that the machines leave.
+            let in_tree = self.in_tree(tests);
+            println!("==> behind the guest tests: kernels are built for the in-tree tests");
+            let mut out = Vec::new();
+            let built = thread::scope(|scope| {
+                let built = scope
+                    .spawn(|| in_tree.and_then(|it| self.build_in_tree(it, tests, true, &mut out)));
+                runs.push(("guest tests", self.guest_tests(tests, Init::Agent)));
+                runs.push((
+                    "guest tests under systemd",
+                    self.guest_tests(tests, Init::Systemd),
+                ));
+                built
+                    .join()
+                    .unwrap_or_else(|_| bail!("the thread that builds them has panicked"))
+            });
+            println!("==> tests in a kernel's source tree");
+            std::io::stdout().write_all(&out)?;
+            runs.push((
+                "in-tree tests",
+                built.and_then(|built| self.run_in_tree(built, tests)),
+            ));
+        } else {
+            runs.push(("guest tests", self.guest_tests(tests, Init::Agent)));
+            if own {
+                runs.push((
+                    "guest tests under systemd",
+                    self.guest_tests(tests, Init::Systemd),
+                ));
+                runs.push(("in-tree tests", self.in_tree_tests(tests)));
+            }
         }
         if tests.filter.is_none() && tests.guest_tests.is_none() {
             runs.push(("the runner's own tests", self.runner_tests()));
@@ -975,6 +1007,17 @@ impl Project {
     /// core of the guest's tests with the module of a kernel that was built there, and the tests of
     /// a kernel that has the driver built in.
     fn in_tree_tests(&self, tests: &Tests) -> Result<Summary> {
+        let in_tree = self.in_tree(tests)?;
+        if !in_tree.build() && !in_tree::names().any(|name| tests.wants(name)) {
+            return Ok(Summary::default());
+        }
+        println!("==> tests in a kernel's source tree");
+        let built = self.build_in_tree(in_tree, tests, false, &mut std::io::stdout())?;
+        self.run_in_tree(built, tests)
+    }
+
+    /// Which of them are to run on its kernels.
+    fn in_tree(&self, tests: &Tests) -> Result<InTree> {
         let program = self.parts.programs.join("guest-tests");
         // It is the same source as the usual module's: these show that the build works.
         let mut of_module = kernels::core_tests(&Self::names(&program, &[], &|_| true)?)?;
@@ -982,21 +1025,46 @@ impl Project {
         let of_built_in = Self::names(&program, &[BUILT_IN_OPTION], &|name| {
             tests.wants_in_tree(&format!("{IN_TREE_BUILT_IN}{name}"))
         })?;
-        let build = !of_module.is_empty() || !of_built_in.is_empty();
-        if !build && !in_tree::names().any(|name| tests.wants(name)) {
-            return Ok(Summary::default());
-        }
-        println!("==> tests in a kernel's source tree");
-        let workshop = self.layer("menu")?;
+        Ok(InTree {
+            of_module,
+            of_built_in,
+            summary: Summary::default(),
+            kernels: None,
+        })
+    }
+
+    /// Runs those that need no kernel to run, telling `out` how they ended, and builds the kernels. What takes
+    /// long is told of unless that is to be `quiet`.
+    fn build_in_tree(
+        &self,
+        mut in_tree: InTree,
+        tests: &Tests,
+        quiet: bool,
+        out: &mut dyn Write,
+    ) -> Result<InTree> {
+        let workshop = Workshop {
+            quiet,
+            ..self.layer("menu")?
+        };
         let linux = Linux::open(&workshop, &self.parts.root)?;
-        let out = &mut std::io::stdout();
         let wanted = |name: &str| tests.wants(name);
-        let (mut summary, kernels) = in_tree::run(&linux, &self.clone, &wanted, build, out)?;
-        // Others may build while the machines run.
-        drop(linux);
+        (in_tree.summary, in_tree.kernels) =
+            in_tree::run(&linux, &self.clone, &wanted, in_tree.build(), out)?;
+        Ok(in_tree)
+    }
+
+    /// Runs those that need the kernels, if these could be built.
+    fn run_in_tree(&self, in_tree: InTree, tests: &Tests) -> Result<Summary> {
+        let InTree {
+            of_module,
+            of_built_in,
+            mut summary,
+            kernels,
+        } = in_tree;
         let Some(kernels) = kernels else {
             return Ok(summary);
         };
+        let program = self.parts.programs.join("guest-tests");
         let guest_tests = |module: Option<PathBuf>| {
             let module = module.map(|from| (layout::MODULE, from));
             [(layout::GUEST_TESTS, program.clone())]
@@ -1246,6 +1314,25 @@ impl Project {
             HANG_TIME,
             &mut std::io::stdout(),
         )
+    }
+}
+
+/// The tests of the driver in a kernel's source tree.
+struct InTree {
+    /// Guest tests for the kernel that has it as a module.
+    of_module: Vec<String>,
+    /// Guest tests for the kernel that has it built in.
+    of_built_in: Vec<String>,
+    /// How those went that need no kernel to run.
+    summary: Summary,
+    /// The kernels, once they are built.
+    kernels: Option<in_tree::Kernels>,
+}
+
+impl InTree {
+    /// Whether the kernels are needed.
+    fn build(&self) -> bool {
+        !self.of_module.is_empty() || !self.of_built_in.is_empty()
     }
 }
 

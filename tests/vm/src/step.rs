@@ -155,6 +155,8 @@ pub struct Workshop {
     pub layer: Option<PathBuf>,
     /// The directory of this run's logs.
     pub logs: PathBuf,
+    /// Whether nobody is told of the steps, as they are taken while something else is shown.
+    pub quiet: bool,
 }
 
 impl Workshop {
@@ -256,7 +258,7 @@ impl Workshop {
     pub fn build(&self, name: &str, doing: &str, script: &str, arguments: &[&OsStr]) -> Result<()> {
         let path = self.log(name);
         let log = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
-        let mut progress = Progress::new(doing);
+        let mut progress = (!self.quiet).then(|| Progress::new(doing));
         let mut child = self
             .command()
             .args(["sh", "-euc", script, "sh"])
@@ -270,10 +272,14 @@ impl Workshop {
             if let Some(status) = child.try_wait()? {
                 break status;
             }
-            progress.show();
+            if let Some(progress) = &mut progress {
+                progress.show();
+            }
             thread::sleep(Duration::from_millis(50));
         };
-        progress.end(if status.success() { "done" } else { "failed" });
+        if let Some(progress) = progress {
+            progress.end(if status.success() { "done" } else { "failed" });
+        }
         if !status.success() {
             bail!("{doing} failed ({status}); {}", show_log(&path));
         }
@@ -358,6 +364,7 @@ mod tests {
             root: directory.path().to_path_buf(),
             layer: None,
             logs: directory.path().to_path_buf(),
+            quiet: true,
         };
         (directory, workshop)
     }
