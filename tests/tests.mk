@@ -25,9 +25,9 @@ test:
 		$(addprefix --more-tests ,$(more-tests)))
 
 ## test-debug       the guest's tests on a kernel that looks for bugs (not part of test: it takes long;
-##                  FILTER=... and ROUNDS=... as above)
+##                  RACES=1 for the one that looks for data races; FILTER=... and ROUNDS=... as above)
 test-debug:
-	@$(tests)vm/run.sh test-debug $(if $(FILTER),--filter $(call quote,$(FILTER))) \
+	@$(tests)vm/run.sh test-debug $(if $(RACES),--races) $(if $(FILTER),--filter $(call quote,$(FILTER))) \
 		$(if $(ROUNDS),--rounds $(call quote,$(ROUNDS)))
 
 ## soak             everything at once for a long time, in a virtual machine (HOURS=1, 0.05 or 24;

@@ -3,14 +3,20 @@
 //! A module that does what no module may, to see that the debug kernel notices: its parameter chooses
 //! one of the bugs below. It is for the test machine and for nothing else.
 
+use core::{
+    cell::UnsafeCell,
+    hint::black_box, //
+};
 use kernel::{
     new_mutex,
     new_spinlock,
     prelude::*,
     sync::{
         Arc,
+        Completion,
         Mutex, //
-    }, //
+    },
+    workqueue, //
 };
 
 module! {
@@ -22,7 +28,7 @@ module! {
     params: {
         bug: i64 {
             default: 0,
-            description: "1: lock inversion, 2: sleep in atomic context, 3: use after free, 4: leak, 5: panic",
+            description: "1: lock inversion, 2: sleep in atomic context, 3: use after free, 4: leak, 5: panic, 6: data race",
         },
     },
 }
@@ -76,6 +82,48 @@ fn leak() -> Result {
     Ok(())
 }
 
+/// What two threads count in at once.
+#[pin_data]
+struct Counter {
+    /// The number.
+    number: UnsafeCell<u64>,
+    /// When the other thread is through.
+    #[pin]
+    done: Completion,
+}
+
+// SAFETY: There is no reason why this would be safe: it is the bug.
+unsafe impl Sync for Counter {}
+
+impl Counter {
+    /// Counts.
+    fn count(&self) {
+        for _ in 0..1_000_000 {
+            // SAFETY: Nor would this be.
+            unsafe { *black_box(&self.number).get() += 1 };
+        }
+    }
+}
+
+/// Counts in two threads without a lock.
+fn data_race() -> Result {
+    let counter = Arc::pin_init(
+        pin_init!(Counter {
+            number: UnsafeCell::new(0),
+            done <- Completion::new(),
+        }),
+        GFP_KERNEL,
+    )?;
+    let other = counter.clone();
+    workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
+        other.count();
+        other.done.complete_all();
+    })?;
+    counter.count();
+    counter.done.wait_for_completion();
+    Ok(())
+}
+
 impl kernel::Module for Bugs {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         match module_parameters::bug.value() {
@@ -84,6 +132,7 @@ impl kernel::Module for Bugs {
             3 => use_after_free()?,
             4 => leak()?,
             5 => panic!("on purpose"),
+            6 => data_race()?,
             _ => return Err(EINVAL),
         }
         Ok(Self)

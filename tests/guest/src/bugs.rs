@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bugs on purpose, in a module of their own (`tests/guest/bugs`): on the debug kernel each of these tests
-//! but the first has to fail, and the runner has to say by what. `--bugs` runs them, and them alone.
+//! Bugs on purpose, in a module of their own (`tests/guest/bugs`): on the kernel that can see it each of these
+//! tests but the first has to fail, and the runner has to say by what. `--bugs` runs them, and them alone.
 
 use crate::support::{
     process::attempt,
@@ -16,8 +16,14 @@ use anyhow::{
 
 /// The tests of this file. Locks are first: a report of another kind ends the kernel's checks of them.
 /// The leak is last, as leaks are looked for behind the last test of a file.
-pub(crate) const TESTS: &[Test] =
-    tests![none, lock_inversion, sleep_in_atomic, use_after_free, leak,];
+pub(crate) const TESTS: &[Test] = tests![
+    none,
+    data_race,
+    lock_inversion,
+    sleep_in_atomic,
+    use_after_free,
+    leak
+];
 
 /// The module.
 const MODULE: &str = "/mnt/alrandom/alrandom_bugs.ko";
@@ -41,6 +47,11 @@ fn none(guest: &mut Guest) -> Result<()> {
         .announce("alrandom_bugs: loading out-of-tree module taints kernel.");
     ensure!(!load(0)?, "the module was loaded");
     Ok(())
+}
+
+/// Two threads that write to one place at once.
+fn data_race(_guest: &mut Guest) -> Result<()> {
+    have(6)
 }
 
 /// Two locks in both orders.

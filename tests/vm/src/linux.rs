@@ -39,12 +39,23 @@ pub const SMALL: &str = include_str!("../kernel/small.config");
 /// Options of the debug kernel, on top of those.
 pub const DEBUG: &str = include_str!("../kernel/debug.config");
 
+/// Options of the kernel that looks for data races, on top of those.
+pub const RACES: &str = include_str!("../kernel/races.config");
+
 /// Unpacks the source: `sh FOLDER`. Of the largest folder, headers of graphics processors, nothing that is
 /// built here takes anything.
 const UNPACK_SCRIPT: &str =
     "mkdir \"$1/linux\"; tar -C \"$1/linux\" --strip-components=1 -I 'xz -T0' \
     --exclude='*/drivers/gpu/drm/amd/include/*' -xf /usr/src/linux-source-*.tar.xz; \
     cp -R \"$1/linux/drivers/char\" \"$1/char\"";
+
+/// Makes a copy of the source, of hard links, in which Rust code can be watched for data races: `sh SOURCE COPY`.
+/// The target that the kernel builds Rust for names the sanitizers that it has, and KCSAN's is not among them.
+const RACES_SCRIPT: &str = "rm -rf \"$2.partial\"; cp -al \"$1\" \"$2.partial\"; \
+    file=scripts/generate_rust_target.rs; \
+    sed 's/\"kernel-address\"\\]/\"kernel-address\", \"thread\"]/' \"$1/$file\" >\"$2.partial/$file.new\"; \
+    ! cmp -s \"$1/$file\" \"$2.partial/$file.new\" || { echo \"$file: no list of sanitizers\"; exit 1; }; \
+    mv \"$2.partial/$file.new\" \"$2.partial/$file\"; mv \"$2.partial\" \"$2\"";
 
 /// Makes a configuration: `sh SOURCE FOLDER WANTED [VARIABLE]...`. What is not wanted is off.
 const CONFIGURE_SCRIPT: &str = "source=$1 folder=$2 wanted=$3; shift 3; \
@@ -87,6 +98,8 @@ pub struct Linux<'a> {
     pub workshop: &'a Workshop,
     /// Directory of all this.
     directory: PathBuf,
+    /// The source, there.
+    source: &'static str,
     /// What every build is made from besides its configuration.
     root: String,
     /// Held as long as this is.
@@ -118,6 +131,7 @@ impl<'a> Linux<'a> {
         let linux = Linux {
             workshop,
             directory,
+            source: "linux",
             root,
             _lock: lock,
         };
@@ -149,7 +163,27 @@ impl<'a> Linux<'a> {
 
     /// The source.
     pub fn source(&self) -> PathBuf {
-        self.directory.join("linux")
+        self.directory.join(self.source)
+    }
+
+    /// The same, but for a change in the source: Rust code can be built to be watched for data races.
+    ///
+    /// # Errors
+    ///
+    /// If there can't be such a source.
+    pub fn for_races(mut self) -> Result<Linux<'a>> {
+        let from = self.source();
+        self.source = "linux-races";
+        let to = self.source();
+        if !to.exists() {
+            self.workshop.build(
+                "linux-races",
+                "changing a copy of the kernel's source",
+                RACES_SCRIPT,
+                &[from.as_os_str(), to.as_os_str()],
+            )?;
+        }
+        Ok(self)
     }
 
     /// What `drivers/char` in the source was when it was unpacked.
@@ -168,6 +202,9 @@ impl<'a> Linux<'a> {
         key.add("root", self.root.as_bytes());
         for script in [UNPACK_SCRIPT, CONFIGURE_SCRIPT, MAKE_SCRIPT] {
             key.add("script", script.as_bytes());
+        }
+        if self.source != "linux" {
+            key.add("script", RACES_SCRIPT.as_bytes());
         }
         key
     }

@@ -20,7 +20,11 @@ use alrandom_vm::{
         MEMORY,
         PROCESSORS, //
     },
-    more, provoked,
+    more,
+    provoked::{
+        self,
+        Expected, //
+    },
     qemu::Accelerator,
     shell, soak,
     step::{
@@ -108,14 +112,66 @@ const SOAK_TIME: Duration = Duration::from_secs(60);
 /// How long a step of the benchmark may take with KVM. It takes seconds.
 const BENCH_TIME: Duration = Duration::from_secs(60);
 
-/// Memory of the debug kernel's machine, in MiB: an eighth of it is KASAN's, and much of the rest is kept for
-/// a while behind its end.
-const DEBUG_MEMORY: u32 = 4096;
+/// A kernel that looks for bugs in the module.
+struct Detector {
+    /// Its name, and that of the folder that it is built in.
+    name: &'static str,
+    /// Its options, on top of [`linux::SMALL`].
+    config: &'static str,
+    /// The layer that its compiler is in, if that is not the root's.
+    layer: Option<&'static str>,
+    /// Whether its source has to be that of [`Linux::for_races`].
+    races: bool,
+    /// Variables for `make` that the kernel is built with.
+    kernel: &'static [&'static str],
+    /// And the modules.
+    modules: &'static [&'static str],
+    /// Memory of its machine, in MiB.
+    memory: u32,
+    /// Its parameters.
+    parameters: &'static [&'static str],
+    /// What it has to report.
+    bugs: &'static [Expected],
+    /// The option of guest-tests for it.
+    tests: &'static [&'static str],
+}
 
-/// Parameters of the debug kernel: each use after free is reported, and not only the first.
-const DEBUG_PARAMETERS: [&str; 1] = ["kasan_multi_shot"];
+/// The debug kernel. An eighth of its memory is KASAN's, and much of the rest is kept for a while behind its
+/// end; each use after free is reported, and not only the first.
+const DEBUG: Detector = Detector {
+    name: "debug",
+    config: linux::DEBUG,
+    layer: Some("clang"),
+    races: false,
+    kernel: &linux::CLANG,
+    modules: &linux::CLANG,
+    memory: 4096,
+    parameters: &["kasan_multi_shot"],
+    bugs: &provoked::BUGS,
+    tests: &["--debug"],
+};
 
-/// How much more time everything gets on the debug kernel.
+/// The kernel that looks for data races of the module's, which alone is built for it: with itself, and with
+/// others where these change what it reads.
+const RACES: Detector = Detector {
+    name: "races",
+    config: linux::RACES,
+    layer: None,
+    races: true,
+    kernel: &[linux::GCC[0], linux::GCC[1], "KCSAN_SANITIZE=n"],
+    modules: &[
+        linux::GCC[0],
+        linux::GCC[1],
+        "RUSTFLAGS_MODULE=-Zsanitizer=thread -Cllvm-args=-tsan-instrument-func-entry-exit=0 \
+         -Cllvm-args=-tsan-distinguish-volatile=1 -Cllvm-args=-tsan-compound-read-before-write=1",
+    ],
+    memory: MEMORY,
+    parameters: &[],
+    bugs: &provoked::RACES,
+    tests: &[],
+};
+
+/// How much more time everything gets on such a kernel.
 const DEBUG_FACTOR: u32 = 3;
 
 /// How much more time everything gets where QEMU emulates the processor.
@@ -267,6 +323,9 @@ enum Action {
         /// Seconds a test may take [default: 360 with KVM, 1800 without; more with more rounds]
         #[arg(long)]
         time_limit: Option<u64>,
+        /// On the kernel that looks for data races, not the one that looks for all else
+        #[arg(long)]
+        races: bool,
     },
     /// Mix everything for a long time, and see that it stays as it is
     Soak {
@@ -366,15 +425,19 @@ fn run(arguments: Arguments) -> Result<u8> {
             filter,
             rounds,
             time_limit,
-        } => project.test_debug(&Tests {
-            filter,
-            rounds,
-            host_tests: None,
-            guest_tests: None,
-            more_tests: Vec::new(),
-            time_limit: time_limit.map(Duration::from_secs),
-            device: Device::Plugged,
-        }),
+            races,
+        } => project.test_debug(
+            if races { &RACES } else { &DEBUG },
+            &Tests {
+                filter,
+                rounds,
+                host_tests: None,
+                guest_tests: None,
+                more_tests: Vec::new(),
+                time_limit: time_limit.map(Duration::from_secs),
+                device: Device::Plugged,
+            },
+        ),
         Action::Soak { hours, seed, debug } => project.soak(hours, seed, debug),
         Action::Bench {
             filter,
@@ -1138,11 +1201,15 @@ impl Project {
         Ok(summary)
     }
 
-    /// Options of a machine with the debug kernel and this payload.
-    fn debug_options(&self, payload: Vec<Payload>) -> Result<Options> {
+    /// Options of a machine with such a kernel and this payload.
+    fn debug_options(&self, detector: &Detector, payload: Vec<Payload>) -> Result<Options> {
         let mut options = self.options(payload, Init::Agent, Device::Plugged, Vec::new())?;
-        options.memory = DEBUG_MEMORY;
-        options.parameters = DEBUG_PARAMETERS.map(str::to_string).into();
+        options.memory = detector.memory;
+        options.parameters = detector
+            .parameters
+            .iter()
+            .map(|word| word.to_string())
+            .collect();
         options.stage_time *= DEBUG_FACTOR;
         Ok(options)
     }
@@ -1156,9 +1223,9 @@ impl Project {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let seed = seed.unwrap_or(now.as_secs());
         let (parts, options) = if debug {
-            let (kernel, payload) = self.debug_kernel(&self.layer("clang")?)?;
+            let (kernel, payload) = self.debug_kernel(&DEBUG)?;
             let parts = self.parts.with(Kernel::in_directory(&kernel)?);
-            (parts, self.debug_options(payload)?)
+            (parts, self.debug_options(&DEBUG, payload)?)
         } else {
             let options = self.options(self.build()?, Init::Agent, Device::Plugged, Vec::new())?;
             (self.parts.clone(), options)
@@ -1184,11 +1251,10 @@ impl Project {
     }
 
     /// `vm test-debug`.
-    fn test_debug(&self, tests: &Tests) -> Result<u8> {
+    fn test_debug(&self, detector: &Detector, tests: &Tests) -> Result<u8> {
         println!("==> logs: {}", self.workshop.logs.display());
-        let workshop = self.layer("clang")?;
-        let (kernel, payload) = self.debug_kernel(&workshop)?;
-        let options = self.debug_options(payload)?;
+        let (kernel, payload) = self.debug_kernel(detector)?;
+        let options = self.debug_options(detector, payload)?;
         let limit = tests.limit(options.accelerator);
         let limit = tests.time_limit.unwrap_or(limit * DEBUG_FACTOR);
         let program = self.parts.programs.join("guest-tests");
@@ -1202,7 +1268,7 @@ impl Project {
                 &mut |logs| self.boot_with(&parts, &options, logs),
                 &[layout::GUEST_TESTS, "--bugs"],
                 "detectors",
-                &provoked::BUGS,
+                detector.bugs,
                 &logs,
                 limit,
                 &mut std::io::stdout(),
@@ -1210,16 +1276,16 @@ impl Project {
         } else {
             Summary::default()
         };
-        let names = Self::names(&program, &["--debug"], &|name| tests.wants(name))?;
+        let names = Self::names(&program, detector.tests, &|name| tests.wants(name))?;
         let guest_tests = self.other_kernel(
             tests,
             limit,
             OtherKernel {
-                what: "debug",
+                what: detector.name,
                 prefix: "",
                 directory: &kernel,
                 names,
-                options: &["--debug"],
+                options: detector.tests,
                 machine: options,
             },
         )?;
@@ -1238,33 +1304,44 @@ impl Project {
         Ok(u8::from(!summary.failed.is_empty() || summary.passed == 0))
     }
 
-    /// Builds the debug kernel and the modules for it. Returns its directory, and what goes into the guest.
-    fn debug_kernel(&self, workshop: &Workshop) -> Result<(PathBuf, Vec<Payload>)> {
-        let linux = Linux::open(workshop, &self.parts.root)?;
-        let wanted = linux::merge(linux::SMALL, linux::DEBUG);
+    /// Builds such a kernel and the modules for it. Returns its directory, and what goes into the guest.
+    fn debug_kernel(&self, detector: &Detector) -> Result<(PathBuf, Vec<Payload>)> {
+        let Detector {
+            name,
+            kernel: variables,
+            modules,
+            ..
+        } = *detector;
+        let workshop = &match detector.layer {
+            Some(layer) => self.layer(layer)?,
+            None => self.workshop.clone(),
+        };
+        let mut linux = Linux::open(workshop, &self.parts.root)?;
+        if detector.races {
+            linux = linux.for_races()?;
+        }
+        let wanted = linux::merge(linux::SMALL, detector.config);
         let mut key = linux.key();
         key.add("configuration", wanted.as_bytes());
-        let kernel = workshop.once("debug-kernel", &key, |to| {
-            linux.configure("debug", &wanted, &linux::CLANG)?;
-            let targets = [&["bzImage", "modules"][..], &linux::CLANG].concat();
-            let doing = "building the debug kernel (long, the first time)";
-            linux.make("debug", "debug-kernel", doing, &targets)?;
-            linux.install("debug", to, &linux::CLANG)
+        let log = format!("{name}-kernel");
+        let kernel = workshop.once(&log, &key, |to| {
+            linux.configure(name, &wanted, variables)?;
+            let targets = [&["bzImage", "modules"][..], variables].concat();
+            let doing = format!("building the {name} kernel (long, the first time)");
+            linux.make(name, &log, &doing, &targets)?;
+            linux.install(name, to, variables)
         })?;
 
-        let folder = linux.folder("debug");
+        let folder = linux.folder(name);
         key.add_sources(&self.clone)?;
-        let module = workshop.once("debug-module", &key, |directory| {
+        for variable in modules {
+            key.add("variable", variable.as_bytes());
+        }
+        let log = format!("{name}-module");
+        let module = workshop.once(&log, &key, |directory| {
             copy_sources(&self.clone, directory)?;
-            let doing = "building the module for the debug kernel";
-            build_module(
-                workshop,
-                "debug-module",
-                doing,
-                directory,
-                &folder,
-                &linux::CLANG,
-            )
+            let doing = format!("building the module for the {name} kernel");
+            build_module(workshop, &log, &doing, directory, &folder, modules)
         })?;
         let source = self.clone.join("tests/guest/bugs");
         let mut bugs_key = key.clone();
@@ -1272,14 +1349,7 @@ impl Project {
         let bugs = workshop.once("bugs-module", &bugs_key, |directory| {
             copy_sources(&source, directory)?;
             let doing = "building a module with bugs on purpose";
-            build_module(
-                workshop,
-                "bugs-module",
-                doing,
-                directory,
-                &folder,
-                &linux::CLANG,
-            )
+            build_module(workshop, "bugs-module", doing, directory, &folder, modules)
         })?;
         let mut payload = vec![
             (layout::GUEST_TESTS, self.parts.programs.join("guest-tests")),
@@ -1287,7 +1357,7 @@ impl Project {
             (layout::BUGS, bugs.join("alrandom_bugs.ko")),
         ];
         for broken in &BROKEN_BUILDS {
-            let module = self.build_broken(broken, workshop, &folder, &linux::CLANG, &key)?;
+            let module = self.build_broken(broken, workshop, &folder, modules, &key)?;
             payload.push((broken.path, module));
         }
         let payload = payload.into_iter();

@@ -56,6 +56,12 @@ pub const BUGS: [Expected; 5] = [
     ("bugs::leak", Some("unreferenced object")),
 ];
 
+/// The tests of the detector of data races.
+pub const RACES: [Expected; 2] = [
+    ("bugs::none", None),
+    ("bugs::data_race", Some("BUG: KCSAN: data-race in ")),
+];
+
 /// The stand-in's tests, in their order.
 pub const STAND_IN: [Expected; 7] = [
     ("passes", None),
