@@ -171,6 +171,10 @@ const RACES: Detector = Detector {
     tests: &[],
 };
 
+/// What the names of tests begin with that need KUnit to be on: it is compiled in, but runs nothing unless it is
+/// told to.
+const KUNIT: &str = "kunit::";
+
 /// How much more time everything gets on such a kernel.
 const DEBUG_FACTOR: u32 = 3;
 
@@ -1277,20 +1281,26 @@ impl Project {
             Summary::default()
         };
         let names = Self::names(&program, detector.tests, &|name| tests.wants(name))?;
-        let guest_tests = self.other_kernel(
-            tests,
-            limit,
-            OtherKernel {
-                what: detector.name,
+        // Every load of the module would take KUnit's time.
+        let (of_kunit, others) = names.into_iter().partition(|name| name.starts_with(KUNIT));
+        for (what, names, parameter) in [
+            ("kunit", of_kunit, Some("kunit.enable=1")),
+            (detector.name, others, None),
+        ] {
+            let mut machine = options.clone();
+            machine.parameters.extend(parameter.map(str::to_string));
+            let other = OtherKernel {
+                what,
                 prefix: "",
                 directory: &kernel,
                 names,
                 options: detector.tests,
-                machine: options,
-            },
-        )?;
-        summary.passed += guest_tests.passed;
-        summary.failed.extend(guest_tests.failed);
+                machine,
+            };
+            let guest_tests = self.other_kernel(tests, limit, other)?;
+            summary.passed += guest_tests.passed;
+            summary.failed.extend(guest_tests.failed);
+        }
         for failure in &summary.failed {
             println!(
                 "failed: {}: {}\n      log: {}",
