@@ -115,7 +115,7 @@ fn data_race() -> Result {
         GFP_KERNEL,
     )?;
     let other = counter.clone();
-    workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
+    workqueue::system_freezable().try_spawn(GFP_KERNEL, move || {
         other.count();
         other.done.complete_all();
     })?;
