@@ -175,6 +175,9 @@ const RACES: Detector = Detector {
 /// told to.
 const KUNIT: &str = "kunit::";
 
+/// The parameters that tell it to: to be there, and to run a suite that a module brings.
+const KUNIT_PARAMETERS: [&str; 2] = ["kunit.enable=1", "kunit.autorun=1"];
+
 /// How much more time everything gets on such a kernel.
 const DEBUG_FACTOR: u32 = 3;
 
@@ -1283,12 +1286,13 @@ impl Project {
         let names = Self::names(&program, detector.tests, &|name| tests.wants(name))?;
         // Every load of the module would take KUnit's time.
         let (of_kunit, others) = names.into_iter().partition(|name| name.starts_with(KUNIT));
-        for (what, names, parameter) in [
-            ("kunit", of_kunit, Some("kunit.enable=1")),
-            (detector.name, others, None),
+        for (what, names, parameters) in [
+            ("kunit", of_kunit, &KUNIT_PARAMETERS[..]),
+            (detector.name, others, &[]),
         ] {
             let mut machine = options.clone();
-            machine.parameters.extend(parameter.map(str::to_string));
+            let parameters = parameters.iter().map(|word| word.to_string());
+            machine.parameters.extend(parameters);
             let other = OtherKernel {
                 what,
                 prefix: "",
