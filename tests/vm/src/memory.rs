@@ -244,8 +244,7 @@ fn dump(run: &Path, to: &Path) -> Result<()> {
     }))
 }
 
-/// Does what a request asks for, whose numbers these are, of the machine whose sockets are in `run`; the dump
-/// goes to a file in `directory`, for as long as it takes.
+/// Searches the memory, see [`answer`].
 ///
 /// # Errors
 ///
@@ -258,7 +257,8 @@ fn search(numbers: &str, run: &Path, directory: &Path) -> Result<Found> {
     needles.find_in(&File::open(file.path())?)
 }
 
-/// The answer to a request, whose numbers these are, see [`search`]: a line.
+/// Does what a request asks for, whose numbers these are, of the machine whose sockets are in `run`; the dump goes
+/// to a file in `directory`, for as long as it takes. Returns the line to answer with.
 pub fn answer(numbers: &str, run: &Path, directory: &Path) -> String {
     match search(numbers, run, directory) {
         Ok(found) => {
