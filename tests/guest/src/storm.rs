@@ -155,6 +155,8 @@ fn loaded_and_unloaded_under_openers(guest: &mut Guest) -> Result<()> {
             // Nor are they.
             let _ = fs::read_to_string(path);
         }
+        // Not without end: one of two emulated processors would do nothing else.
+        thread::sleep(Duration::from_millis(1));
         Ok(())
     })?;
     let mut refused = 0;
