@@ -23,6 +23,8 @@ fn suite_passes_when_the_module_is_loaded(guest: &mut Guest) -> Result<()> {
     let tests = SUITE.matches("#[test]").count();
     ensure!(tests > 0);
 
+    // KUnit's own opinion, where the machine is emulated.
+    guest.log.announce("Test should be marked slow");
     guest.load(&[])?;
 
     guest.log.wait_for(&format!(
