@@ -360,8 +360,8 @@ fn one_that_goes_leaves_the_others_undisturbed(guest: &mut Guest) -> Result<()> 
     devices.origins(&bytes, &mut next)?;
     ensure!(next[1] <= 10, "device 1 has delivered {} blocks", next[1]);
     ensure!(next[0] > 20 && next[2] > 20, "{next:?}");
-    ensure!(devices.used() == [0, 2]);
-    Ok(())
+    // The others may have been faster than the hub's driver.
+    wait_until("the device to be gone", || devices.used() == [0, 2])
 }
 
 /// When a health test stops one of several, only what was ready from it is lost, and no read fails;
