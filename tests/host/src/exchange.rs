@@ -675,6 +675,10 @@ impl Exchange {
     fn end(&mut self, end: End) {
         self.full = false;
         self.retry();
+        // What was on the line may have been too much at once, more than one time; it has an end.
+        while self.protocol.is_dead() {
+            self.retry();
+        }
         self.restart_bounds();
         let given_up = self.outcome.given_up;
         if let End::Healthy = end {

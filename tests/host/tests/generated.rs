@@ -68,6 +68,21 @@ fn exchanges_with_10000_devices_keep_to_the_rules() {
     assert_eq!(sum.most_under_way, 4, "{sum:?}");
 }
 
+/// What is on the line of a device that was given up is too much once more when it is tried again.
+#[test]
+fn an_exchange_ends_however_much_is_on_the_line() {
+    let flood = exchange::Event::Repeat(31, exchange::Size::Bytes(u16::MAX));
+    let script = exchange::Script {
+        limit: 0,
+        packet: 511,
+        events: vec![flood; 20],
+        end: exchange::End::Endless,
+    };
+    let outcome = exchange::run(&script);
+    // 40 MiB; half a MiB, and a transfer more, is too much for an attempt, of which there are 15.
+    assert!((4..=6).contains(&outcome.given_up), "{outcome:?}");
+}
+
 #[test]
 fn packets_of_50000_peers_are_understood_or_refused() {
     let mut understood = 0;
