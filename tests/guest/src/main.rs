@@ -92,12 +92,14 @@ const FILES: &[&[Test]] = &[
     load::TESTS,
     hwrng::TESTS,
     rngd::TESTS,
-    nested::TESTS,
     wipe::TESTS,
     health::TESTS,
     catalogue::TESTS,
     broken_build::TESTS,
 ];
+
+/// Tests that boot the root's own kernel in the machine.
+const STOCK_FILES: &[&[Test]] = &[nested::TESTS];
 
 /// Tests that suspend the machine, which the small kernels of other versions cannot (`CONFIG_PM_DEBUG`, a
 /// clock that wakes it).
@@ -152,9 +154,12 @@ struct Options {
     /// Run the tests of a kernel that has the driver built in, and no others.
     #[arg(long)]
     built_in: bool,
-    /// Run the tests for the debug kernel, too.
+    /// Those for the debug kernel: its own, too, but none for the root's kernel.
     #[arg(long)]
     debug: bool,
+    /// Those for the kernel that looks for data races: none for the root's kernel.
+    #[arg(long)]
+    races: bool,
     /// Run the bugs on purpose, and nothing else.
     #[arg(long)]
     bugs: bool,
@@ -186,9 +191,15 @@ fn all(options: &Options) -> Vec<Test> {
     } else if options.bugs {
         BUGS.concat()
     } else {
-        [FILES, SUSPEND_FILES, SYSTEMD_FILES, DEBUG_FILES]
-            .concat()
-            .concat()
+        [
+            FILES,
+            STOCK_FILES,
+            SUSPEND_FILES,
+            SYSTEMD_FILES,
+            DEBUG_FILES,
+        ]
+        .concat()
+        .concat()
     }
 }
 
@@ -211,8 +222,10 @@ fn select(options: &Options) -> Result<Vec<Test>> {
         [FILES, SUSPEND_FILES, DEBUG_FILES].concat().concat()
     } else if options.systemd {
         SYSTEMD_FILES.concat()
-    } else {
+    } else if options.races {
         [FILES, SUSPEND_FILES].concat().concat()
+    } else {
+        [FILES, STOCK_FILES, SUSPEND_FILES].concat().concat()
     };
     let named = |test: &Test| {
         let name = test.name();

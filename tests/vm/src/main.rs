@@ -168,7 +168,7 @@ const RACES: Detector = Detector {
     memory: MEMORY,
     parameters: &[],
     bugs: &provoked::RACES,
-    tests: &[],
+    tests: &["--races"],
 };
 
 /// What the names of tests begin with that need KUnit to be on: it is compiled in, but runs nothing unless it is
