@@ -25,10 +25,11 @@ test:
 		$(addprefix --more-tests ,$(more-tests)))
 
 ## test-debug       the guest's tests on a kernel that looks for bugs (not part of test: it takes long;
-##                  RACES=1 for the one that looks for data races; FILTER=... and ROUNDS=... as above)
+##                  RACES=1 for the one that looks for data races; MACHINES=2 for two machines at once;
+##                  FILTER=... and ROUNDS=... as above)
 test-debug:
 	@$(tests)vm/run.sh test-debug $(if $(RACES),--races) $(if $(FILTER),--filter $(call quote,$(FILTER))) \
-		$(if $(ROUNDS),--rounds $(call quote,$(ROUNDS)))
+		$(if $(ROUNDS),--rounds $(call quote,$(ROUNDS))) $(if $(MACHINES),--machines $(call quote,$(MACHINES)))
 
 ## soak             everything at once for a long time, in a virtual machine (HOURS=1, 0.05 or 24;
 ##                  SEED=... to do the same again; DEBUG=1 for the kernel that looks for bugs)

@@ -34,15 +34,15 @@ use std::{
 
 /// What there is to tidy up.
 struct Mess {
-    /// The directory of the running machine's sockets.
-    directory: Option<PathBuf>,
+    /// The directories of the running machines' sockets.
+    directories: Vec<PathBuf>,
     /// Settings that the terminal had before a shell in the guest got it.
     terminal: Option<Termios>,
 }
 
-/// The program has one machine at a time, and one terminal.
+/// The program has one terminal, and can have several machines.
 static MESS: Mutex<Mess> = Mutex::new(Mess {
-    directory: None,
+    directories: Vec::new(),
     terminal: None,
 });
 
@@ -51,9 +51,14 @@ fn mess() -> MutexGuard<'static, Mess> {
     MESS.lock().unwrap_or_else(|poison| poison.into_inner())
 }
 
-/// Notes the directory to remove, or that it is gone.
-pub fn set_directory(directory: Option<&Path>) {
-    mess().directory = directory.map(Path::to_path_buf);
+/// Notes a directory to remove.
+pub fn add_directory(directory: &Path) {
+    mess().directories.push(directory.to_path_buf());
+}
+
+/// Notes that a directory is going to be removed otherwise.
+pub fn forget_directory(directory: &Path) {
+    mess().directories.retain(|other| other != directory);
 }
 
 /// Notes the terminal's settings to go back to, or that they are back.
@@ -74,7 +79,7 @@ pub fn watch() -> Result<()> {
             if let Some(settings) = mess.terminal.take() {
                 let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &settings);
             }
-            if let Some(directory) = mess.directory.take() {
+            for directory in &mess.directories {
                 let _ = fs::remove_dir_all(directory);
             }
             // What a shell would make of the signal. The lock is held until the end, so that no new

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod menu;
 pub mod modules;
 pub mod more;
+pub mod parallel;
 pub mod provoked;
 pub mod qemu;
 pub mod shell;

@@ -360,7 +360,7 @@ impl Machine {
             .prefix("alrandom-")
             .tempdir_in("/tmp")
             .context("can't make a directory in /tmp")?;
-        interrupt::set_directory(Some(run.path()));
+        interrupt::add_directory(run.path());
         let disks: Vec<PathBuf> = match options.payload {
             Some(_) => options
                 .layer
@@ -523,7 +523,7 @@ impl Drop for Machine {
             let _ = child.kill();
             let _ = child.wait();
         }
-        interrupt::set_directory(None);
+        interrupt::forget_directory(self.run.path());
     }
 }
 

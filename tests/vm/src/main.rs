@@ -20,7 +20,7 @@ use alrandom_vm::{
         MEMORY,
         PROCESSORS, //
     },
-    more,
+    more, parallel,
     provoked::{
         self,
         Expected, //
@@ -333,6 +333,9 @@ enum Action {
         /// On the kernel that looks for data races, not the one that looks for all else
         #[arg(long)]
         races: bool,
+        /// In so many machines at once, each of which has the tests of one file at a time
+        #[arg(long, default_value_t = 1)]
+        machines: usize,
     },
     /// Mix everything for a long time, and see that it stays as it is
     Soak {
@@ -433,6 +436,7 @@ fn run(arguments: Arguments) -> Result<u8> {
             rounds,
             time_limit,
             races,
+            machines,
         } => project.test_debug(
             if races { &RACES } else { &DEBUG },
             &Tests {
@@ -444,6 +448,7 @@ fn run(arguments: Arguments) -> Result<u8> {
                 time_limit: time_limit.map(Duration::from_secs),
                 device: Device::Plugged,
             },
+            machines,
         ),
         Action::Soak { hours, seed, debug } => project.soak(hours, seed, debug),
         Action::Bench {
@@ -1176,9 +1181,7 @@ impl Project {
         };
         for other in [of_module, of_built_in] {
             let limit = tests.limit(other.machine.accelerator);
-            let more = self.other_kernel(tests, limit, other)?;
-            summary.passed += more.passed;
-            summary.failed.extend(more.failed);
+            summary.add(self.other_kernel(tests, limit, other)?);
         }
         Ok(summary)
     }
@@ -1206,6 +1209,30 @@ impl Project {
             failure.name.insert_str(0, other.prefix);
         }
         Ok(summary)
+    }
+
+    /// As [`Self::other_kernel`], in so many machines at once: each of them is booted for the tests of one file,
+    /// and then for those of the next that is left.
+    fn machines(
+        &self,
+        tests: &Tests,
+        limit: Duration,
+        other: &OtherKernel,
+        machines: usize,
+    ) -> Result<Summary> {
+        let files = other.names.chunk_by(|a, b| file_of(a) == file_of(b));
+        let summaries = parallel::each(files, machines, |names| {
+            let what = format!("{}/{}", other.what, file_of(&names[0]));
+            let of_file = OtherKernel {
+                what: &what,
+                names: names.to_vec(),
+                ..other.clone()
+            };
+            self.other_kernel(tests, limit, of_file)
+        })?;
+        let mut all = Summary::default();
+        summaries.into_iter().for_each(|summary| all.add(summary));
+        Ok(all)
     }
 
     /// Options of a machine with such a kernel and this payload.
@@ -1258,7 +1285,7 @@ impl Project {
     }
 
     /// `vm test-debug`.
-    fn test_debug(&self, detector: &Detector, tests: &Tests) -> Result<u8> {
+    fn test_debug(&self, detector: &Detector, tests: &Tests, machines: usize) -> Result<u8> {
         println!("==> logs: {}", self.workshop.logs.display());
         let (kernel, payload) = self.debug_kernel(detector)?;
         let options = self.debug_options(detector, payload)?;
@@ -1301,9 +1328,11 @@ impl Project {
                 options: detector.tests,
                 machine,
             };
-            let guest_tests = self.other_kernel(tests, limit, other)?;
-            summary.passed += guest_tests.passed;
-            summary.failed.extend(guest_tests.failed);
+            summary.add(if machines > 1 {
+                self.machines(tests, limit, &other, machines)?
+            } else {
+                self.other_kernel(tests, limit, other)?
+            });
         }
         for failure in &summary.failed {
             println!(
@@ -1434,7 +1463,13 @@ fn build_module(
     workshop.build(name, doing, PLAIN_MODULE_SCRIPT, &arguments)
 }
 
+/// The file that the guest test with this name is in.
+fn file_of(test: &str) -> &str {
+    test.split("::").next().unwrap_or(test)
+}
+
 /// Guest tests on a kernel that is not the root's.
+#[derive(Clone)]
 struct OtherKernel<'a> {
     /// What it is, in a word.
     what: &'a str,

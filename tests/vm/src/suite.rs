@@ -65,6 +65,14 @@ pub struct Summary {
     pub failed: Vec<Failure>,
 }
 
+impl Summary {
+    /// Adds how others ended.
+    pub fn add(&mut self, others: Summary) {
+        self.passed += others.passed;
+        self.failed.extend(others.failed);
+    }
+}
+
 /// What a line of the tests' output means for the run.
 #[derive(Debug, PartialEq)]
 enum Step {
