@@ -2,8 +2,9 @@
 
 //! Allocations that fail, on a kernel with `CONFIG_FAILSLAB` and `CONFIG_FAIL_PAGE_ALLOC`: the first that
 //! a system call makes, then the second, and so on until it makes no more (of those that loading takes,
-//! which are hundreds, only some: most are the kernel's own). Each time it fails cleanly or does without,
-//! and the next attempt works. That nothing is lost is found out behind the last test.
+//! which are hundreds, only some unless more are asked for: most are the kernel's own). Each time it fails
+//! cleanly or does without, and the next attempt works. That nothing is lost is found out behind the last
+//! test.
 
 use crate::support::{
     guest::is_loaded,
@@ -95,10 +96,12 @@ fn sweep<T>(mut call: impl FnMut() -> T, mut check: impl FnMut(T) -> Result<()>)
 
 /// Loading: it fails with ENOMEM and leaves nothing behind, or does without what it lacks.
 fn load(guest: &mut Guest) -> Result<()> {
-    /// Of the last ones, which the module makes itself, each fails; of those before, some.
+    /// Of the last ones, which the module makes itself, each fails; of those before, some: so many, or as
+    /// many as was asked for.
     const LAST: u32 = 40;
     const SOME: u32 = 20;
 
+    let rounds = guest.rounds(SOME, SOME);
     prepare(guest)?;
     guest.plug()?;
     // Of the module itself, and of the kernel's core that loads it.
@@ -134,10 +137,11 @@ fn load(guest: &mut Guest) -> Result<()> {
         let injected = load_with_failure(middle).with_context(|| format!("allocation {middle}"))?;
         *(if injected { &mut some } else { &mut none }) = middle;
     }
-    println!("{some} allocations");
     ensure!(some > LAST + SOME, "only {some} allocations");
     let before = some - LAST;
-    let chosen = (1..=SOME).map(|k| k * before / SOME);
+    let rounds = rounds.clamp(1, before);
+    println!("{} of {some} allocations fail in turn", rounds + LAST);
+    let chosen = (1..=rounds).map(|k| k * before / rounds);
     for n in chosen.chain(before + 1..=some) {
         load_with_failure(n).with_context(|| format!("allocation {n}"))?;
     }

@@ -17,6 +17,10 @@ use crate::support::{
     suspend::Sleep,
     sys::catch,
     tests,
+    wait::{
+        wait_for_exit,
+        PATIENCE, //
+    },
     wait_until,
     Background,
     Guest,
@@ -44,6 +48,15 @@ use std::{
         File, //
     },
     io::Read as _,
+    os::unix::{
+        fs::FileExt as _,
+        process::ExitStatusExt as _, //
+    },
+    process::{
+        Child,
+        Command,
+        Stdio, //
+    },
 };
 
 /// The tests of this file.
@@ -51,6 +64,7 @@ pub(crate) const TESTS: &[Test] = tests![
     delivered_and_forfeited_bytes_are_gone,
     refused_bytes_are_gone,
     incomplete_and_interrupted_bytes_are_gone,
+    bytes_of_a_killed_reader_are_gone,
     bytes_for_the_kernel_s_pool_are_gone,
 ];
 
@@ -240,8 +254,8 @@ fn refused_bytes_are_gone(guest: &mut Guest) -> Result<()> {
 }
 
 /// Nothing is left of an answer that ends too early and has none behind it, of a read that a signal
-/// ends in its middle, of the blocks that were ready when a reader was killed and the device pulled
-/// out, and of an answer that was under way when it was.
+/// ends in its middle, of the blocks that were ready when the device was pulled out, and of an answer
+/// that was under way when it was.
 fn incomplete_and_interrupted_bytes_are_gone(guest: &mut Guest) -> Result<()> {
     /// Bytes of an answer that come.
     const PART: usize = 9_000;
@@ -302,6 +316,67 @@ fn incomplete_and_interrupted_bytes_are_gone(guest: &mut Guest) -> Result<()> {
         now.is_empty(),
         "left behind by an unplug in an answer: {now:x?}"
     );
+    Ok(())
+}
+
+/// The buffer of a program that is asleep in `read(2)`: its address, and how many bytes it is to get; as
+/// the kernel shows the arguments of a system call that has not returned.
+fn buffer_of_reader(program: &Child) -> Option<(u64, usize)> {
+    let text = fs::read_to_string(format!("/proc/{}/syscall", program.id())).ok()?;
+    let mut words = text.split_whitespace();
+    words
+        .next()
+        .filter(|number| *number == libc::SYS_read.to_string())?;
+    let mut number = || {
+        let word = words.next()?.strip_prefix("0x")?;
+        u64::from_str_radix(word, 16).ok()
+    };
+    let (_file, address, count) = (number()?, number()?, number()?);
+    Some((address, usize::try_from(count).ok()?))
+}
+
+/// Nothing is left of what a program has got that is killed in the middle of its read, but in its own
+/// memory, which is overwritten before.
+fn bytes_of_a_killed_reader_are_gone(guest: &mut Guest) -> Result<()> {
+    /// Blocks that are looked for.
+    const BLOCKS: u64 = 16;
+    /// How much the program asks for: more than there will be.
+    const COUNT: usize = 6 * BLOCK;
+
+    let node = guest.start()?;
+    guest.wait_until_full()?;
+    let next = guest.emulator.status()?.next_block;
+    guest.fall_silent_at(next, 0)?;
+    let mut reader = Command::new("dd")
+        .args(["if=/dev/alrandom", "of=/dev/null", &format!("bs={COUNT}")])
+        .stderr(Stdio::null())
+        .spawn()?;
+    let memory = File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/{}/mem", reader.id()))?;
+    let mut buffer = None;
+    // All that is ready is there when the last byte of it is.
+    let last = (usize::try_from(next)? - 1) * BLOCK - 8;
+    wait_until("the program to have got what is ready", || {
+        buffer = buffer_of_reader(&reader).filter(|(_, count)| *count == COUNT);
+        let mut word = [0; 8];
+        buffer.is_some_and(|(address, _)| {
+            let read = memory.read_exact_at(&mut word, address + last as u64);
+            read.is_ok() && word != [0; 8]
+        })
+    })?;
+    let (address, count) = buffer.context("it does not read")?;
+    memory.write_all_at(&vec![0; count], address)?;
+    reader.kill()?;
+    let status = wait_for_exit(&mut reader, PATIENCE)?.context("it has not ended")?;
+    ensure!(
+        status.signal() == Some(Signal::KILL.as_raw()),
+        "it ended before it was killed: {status}"
+    );
+    let now = find(guest, BLOCKS)?;
+    ensure!(now.is_empty(), "left behind by a killed reader: {now:x?}");
+    drop(node);
     Ok(())
 }
 
