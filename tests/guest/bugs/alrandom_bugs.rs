@@ -12,6 +12,12 @@ use kernel::{
     new_spinlock,
     prelude::*,
     sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
         Arc,
         Completion,
         Mutex, //
@@ -28,7 +34,7 @@ module! {
     params: {
         bug: i64 {
             default: 0,
-            description: "1: lock inversion, 2: sleep in atomic context, 3: use after free, 4: leak, 5: panic, 6: data race",
+            description: "1: lock inversion, 2: sleep in atomic context, 3: use after free, 4: leak, 5: panic, 6: data race, 7: missing barrier, 8: none, with the barrier",
         },
     },
 }
@@ -87,6 +93,8 @@ fn leak() -> Result {
 struct Counter {
     /// The number.
     number: UnsafeCell<u64>,
+    /// Whether one of them is counting, if that is looked at.
+    taken: Atomic<bool>,
     /// When the other thread is through.
     #[pin]
     done: Completion,
@@ -95,31 +103,59 @@ struct Counter {
 // SAFETY: There is no reason why this would be safe: it is the bug.
 unsafe impl Sync for Counter {}
 
+/// What keeps the other thread from counting.
+#[derive(Clone, Copy)]
+enum Order {
+    /// Nothing does.
+    None,
+    /// That one takes its turn, but what it does then may happen behind the turn's end.
+    Relaxed,
+    /// As it should be.
+    Release,
+}
+
 impl Counter {
-    /// Counts.
+    /// Counts once.
     fn count(&self) {
+        // SAFETY: Nor would this be.
+        unsafe { *black_box(&self.number).get() += 1 };
+    }
+
+    /// Counts again and again.
+    fn count_in(&self, order: Order) {
+        let mut tries = 0_u64;
         for _ in 0..1_000_000 {
-            // SAFETY: Nor would this be.
-            unsafe { *black_box(&self.number).get() += 1 };
+            // An access to something else, which one that is late can come behind.
+            *black_box(&mut tries) += 1;
+            if matches!(order, Order::None) {
+                self.count();
+            } else if !self.taken.xchg(true, Acquire) {
+                self.count();
+                match order {
+                    Order::Release => self.taken.store(false, Release),
+                    _ => self.taken.store(false, Relaxed),
+                }
+            }
         }
     }
 }
 
-/// Counts in two threads without a lock.
-fn data_race() -> Result {
+/// Counts in two threads.
+fn data_race(order: Order) -> Result {
     let counter = Arc::pin_init(
         pin_init!(Counter {
             number: UnsafeCell::new(0),
+            taken: Atomic::new(false),
             done <- Completion::new(),
         }),
         GFP_KERNEL,
     )?;
     let other = counter.clone();
     workqueue::system_freezable().try_spawn(GFP_KERNEL, move || {
-        other.count();
+        other.count_in(order);
         other.done.complete_all();
     })?;
-    counter.count();
+    counter.count_in(order);
     counter.done.wait_for_completion();
     Ok(())
 }
@@ -132,7 +168,9 @@ impl kernel::Module for Bugs {
             3 => use_after_free()?,
             4 => leak()?,
             5 => panic!("on purpose"),
-            6 => data_race()?,
+            6 => data_race(Order::None)?,
+            7 => data_race(Order::Relaxed)?,
+            8 => data_race(Order::Release)?,
             _ => return Err(EINVAL),
         }
         Ok(Self)

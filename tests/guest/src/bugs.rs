@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Bugs on purpose, in a module of their own (`tests/guest/bugs`): on the kernel that can see it each of these
-//! tests but the first has to fail, and the runner has to say by what. `--bugs` runs them, and them alone.
+//! tests but the first two has to fail, and the runner has to say by what. `--bugs` runs them, and them alone.
 
 use crate::support::{
     process::attempt,
@@ -18,7 +18,9 @@ use anyhow::{
 /// The leak is last, as leaks are looked for behind the last test of a file.
 pub(crate) const TESTS: &[Test] = tests![
     none,
+    ordered,
     data_race,
+    missing_barrier,
     lock_inversion,
     sleep_in_atomic,
     use_after_free,
@@ -49,9 +51,20 @@ fn none(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
+/// Two threads that write to one place in turn: no bug, either.
+fn ordered(_guest: &mut Guest) -> Result<()> {
+    have(8)
+}
+
 /// Two threads that write to one place at once.
 fn data_race(_guest: &mut Guest) -> Result<()> {
     have(6)
+}
+
+/// Two threads that write to one place in turn, but nothing keeps a processor from doing so behind the end of
+/// its turn, as some do.
+fn missing_barrier(_guest: &mut Guest) -> Result<()> {
+    have(7)
 }
 
 /// Two locks in both orders.

@@ -50,12 +50,21 @@ const UNPACK_SCRIPT: &str =
     cp -R \"$1/linux/drivers/char\" \"$1/char\"";
 
 /// Makes a copy of the source, of hard links, in which Rust code can be watched for data races: `sh SOURCE COPY`.
-/// The target that the kernel builds Rust for names the sanitizers that it has, and KCSAN's is not among them.
+/// The target that the kernel builds Rust for names the sanitizers that it has, and KCSAN's is not among them; and
+/// C code is not to be watched, but to tell of its barriers, without which the order of accesses is unknown.
 const RACES_SCRIPT: &str = "rm -rf \"$2.partial\"; cp -al \"$1\" \"$2.partial\"; \
-    file=scripts/generate_rust_target.rs; \
-    sed 's/\"kernel-address\"\\]/\"kernel-address\", \"thread\"]/' \"$1/$file\" >\"$2.partial/$file.new\"; \
-    ! cmp -s \"$1/$file\" \"$2.partial/$file.new\" || { echo \"$file: no list of sanitizers\"; exit 1; }; \
-    mv \"$2.partial/$file.new\" \"$2.partial/$file\"; mv \"$2.partial\" \"$2\"";
+    change() { \
+    sed \"$3\" \"$1/$2\" >\"$1/$2.new\"; \
+    ! cmp -s \"$1/$2\" \"$1/$2.new\" || { echo \"$2: no $4\"; exit 1; }; \
+    mv \"$1/$2.new\" \"$1/$2\"; }; \
+    change \"$2.partial\" scripts/generate_rust_target.rs \
+    's/\"kernel-address\"\\]/\"kernel-address\", \"thread\"]/' 'list of sanitizers'; \
+    change \"$2.partial\" scripts/Makefile.lib \
+    's/\\$(CFLAGS_KCSAN)/-D__KCSAN_INSTRUMENT_BARRIERS__/' 'flags for KCSAN'; \
+    rm -rf \"$2\"; mv \"$2.partial\" \"$2\"";
+
+/// The file in that copy which says by which script it was made.
+const RACES_SCRIPT_FILE: &str = ".alrandom-script";
 
 /// Makes a configuration: `sh SOURCE FOLDER WANTED [VARIABLE]...`. What is not wanted is off.
 const CONFIGURE_SCRIPT: &str = "source=$1 folder=$2 wanted=$3; shift 3; \
@@ -175,14 +184,19 @@ impl<'a> Linux<'a> {
         let from = self.source();
         self.source = "linux-races";
         let to = self.source();
-        if !to.exists() {
-            self.workshop.build(
-                "linux-races",
-                "changing a copy of the kernel's source",
-                RACES_SCRIPT,
-                &[from.as_os_str(), to.as_os_str()],
-            )?;
+        let made_by = to.join(RACES_SCRIPT_FILE);
+        // It may be of an older version of this program.
+        if fs::read_to_string(&made_by).is_ok_and(|script| script == RACES_SCRIPT) {
+            return Ok(self);
         }
+        self.workshop.build(
+            "linux-races",
+            "changing a copy of the kernel's source",
+            RACES_SCRIPT,
+            &[from.as_os_str(), to.as_os_str()],
+        )?;
+        fs::write(&made_by, RACES_SCRIPT)
+            .with_context(|| format!("can't write {}", made_by.display()))?;
         Ok(self)
     }
 

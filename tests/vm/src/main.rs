@@ -158,12 +158,12 @@ const RACES: Detector = Detector {
     config: linux::RACES,
     layer: None,
     races: true,
-    kernel: &[linux::GCC[0], linux::GCC[1], "KCSAN_SANITIZE=n"],
+    kernel: &linux::GCC,
     modules: &[
         linux::GCC[0],
         linux::GCC[1],
-        "RUSTFLAGS_MODULE=-Zsanitizer=thread -Cllvm-args=-tsan-instrument-func-entry-exit=0 \
-         -Cllvm-args=-tsan-distinguish-volatile=1 -Cllvm-args=-tsan-compound-read-before-write=1",
+        "RUSTFLAGS_MODULE=-Zsanitizer=thread -Cllvm-args=-tsan-distinguish-volatile=1 \
+         -Cllvm-args=-tsan-compound-read-before-write=1",
     ],
     memory: MEMORY,
     parameters: &[],

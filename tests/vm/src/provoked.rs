@@ -57,9 +57,11 @@ pub const BUGS: [Expected; 5] = [
 ];
 
 /// The tests of the detector of data races.
-pub const RACES: [Expected; 2] = [
+pub const RACES: [Expected; 4] = [
     ("bugs::none", None),
+    ("bugs::ordered", None),
     ("bugs::data_race", Some("BUG: KCSAN: data-race in ")),
+    ("bugs::missing_barrier", Some("(reordered) to 0x")),
 ];
 
 /// The stand-in's tests, in their order.
