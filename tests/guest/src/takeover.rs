@@ -168,10 +168,12 @@ fn programs_keep_their_tty_however_they_hold_it(guest: &mut Guest) -> Result<()>
 }
 
 /// A program as ModemManager is: opens each new tty of the stock serial driver as soon as it is there, asks
-/// it for its modem, listens for a moment, and closes it.
+/// it for its modem, listens for a moment or as long as it is to, and closes it.
 struct Prober {
     /// How many it has opened.
     opened: Arc<AtomicUsize>,
+    /// Whether it goes on listening.
+    listening: Arc<AtomicBool>,
     /// Makes it end.
     stop: Arc<AtomicBool>,
     /// What it does.
@@ -179,7 +181,7 @@ struct Prober {
 }
 
 impl Prober {
-    /// How long it listens.
+    /// How long it listens at least.
     const LISTENS: Duration = Duration::from_millis(500);
 
     /// The modem's commands. A part of the last is one of the device's, whose answer is left there.
@@ -188,8 +190,9 @@ impl Prober {
     /// Starts it.
     fn start() -> Result<Self> {
         let opened = Arc::new(AtomicUsize::new(0));
+        let listening = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));
-        let (count, stopped) = (opened.clone(), stop.clone());
+        let (count, listens, stopped) = (opened.clone(), listening.clone(), stop.clone());
         let thread = Background::start(move || {
             let mut known = HashSet::new();
             while !stopped.load(Ordering::Relaxed) {
@@ -214,6 +217,9 @@ impl Prober {
                     count.fetch_add(1, Ordering::Relaxed);
                     let _ = rustix::io::write(&tty, Self::COMMANDS);
                     thread::sleep(Self::LISTENS);
+                    while listens.load(Ordering::Relaxed) && !stopped.load(Ordering::Relaxed) {
+                        thread::sleep(Duration::from_millis(1));
+                    }
                     let _ = rustix::io::read(&tty, &mut [0; 100]);
                 }
                 thread::sleep(Duration::from_millis(1));
@@ -221,9 +227,15 @@ impl Prober {
         })?;
         Ok(Self {
             opened,
+            listening,
             stop,
             thread,
         })
+    }
+
+    /// Whether it is to go on listening to each that it opens.
+    fn listen(&self, on: bool) {
+        self.listening.store(on, Ordering::Relaxed);
     }
 
     /// How many it has opened.
@@ -245,9 +257,14 @@ fn probed_by_another_program_it_is_taken_when_that_is_done(guest: &mut Guest) ->
     for round in 0..3 {
         guest.begin_anew()?;
         let told = guest.log.count(BUSY);
+        prober.listen(true);
         let device = guest.plug()?;
         wait_until("the tty to be opened", || prober.opened() == round + 1)?;
         guest.load(&[])?;
+        wait_until("the module to find it in use", || {
+            guest.log.count(BUSY) > told
+        })?;
+        prober.listen(false);
         let node = Node::open()?;
         wait_until("the device to be in use", || device.is_in_use())?;
         ensure!(guest.log.count(BUSY) == told + 1);
