@@ -167,12 +167,10 @@ struct AlRandom {
     _node: miscdevice::Registration<chardev::Node>,
     /// `/proc/alrandom/`.
     _files: procfs::Files,
-    /// Tells the scout of new devices.
-    #[pin]
-    _arrivals: usb::ArrivalNotifier,
     /// Looks for devices that another driver has.
     _scout: Worker<alrandom_usb::Scout>,
-    /// The USB driver. Behind it there is no device, and readers of the next one return.
+    /// The USB driver, which tells the scout of new devices while there is one. Behind it there is
+    /// no device, and readers of the next one return.
     #[pin]
     _driver: usb::Registration<alrandom_usb::AlphaRngDriver>,
     /// Keeps the source in the hardware-RNG core.
@@ -232,7 +230,6 @@ impl kernel::InPlaceModule for AlRandom {
                 _keeper: keeper,
                 _driver <- usb::Registration::new(module, driver),
                 _scout: worker,
-                _arrivals <- usb::ArrivalNotifier::new(scout.clone()),
                 _files: procfs::Files::new(&source)?,
                 _: {
                     // Devices that are there already, in use here before the node appears.

@@ -231,11 +231,17 @@ impl Driver for AlphaRngDriver {
         // First the work ends, then the readers are told; then nobody is left who could submit a
         // request, and they end with the last reference.
         drop(data);
-        self.source.left.lock().add(device.address());
+        let address = device.address();
+        if !interface.is_unregistering(device) {
+            // Only the driver goes. Otherwise the device may come back as it is, once it is
+            // configured again.
+            self.source.left.lock().add(address);
+        }
         if let Some(report) = self.source.reports.lock().get_mut(rng.slot.index()) {
             *report = None;
         }
-        self.source.pool.detach(rng.slot, has_spare(&self.source));
+        let spare = has_spare(&self.source, Some(address));
+        self.source.pool.detach(rng.slot, spare);
         let mut engine = rng.engine.lock();
         engine.shut_down();
         engine.awake = None;
@@ -261,6 +267,10 @@ impl Driver for AlphaRngDriver {
         }
         data.item().engine.lock().start_again(data.item());
         data.trigger().now();
+    }
+
+    fn arrived(&self) {
+        self.source.scout.now();
     }
 }
 
@@ -291,11 +301,14 @@ fn max_devices() -> usize {
     usize::try_from(crate::MAX_DEVICES.get()).unwrap_or(1)
 }
 
-/// Whether there is a device that could be used besides those that are, or were.
-fn has_spare(source: &Source) -> bool {
+/// Whether there is a device that could be used besides those that are, or were, and besides the
+/// one that is `going`.
+fn has_spare(source: &Source, going: Option<Address>) -> bool {
     let mut spare = false;
     Device::for_each(&mut |device| {
-        spare = spare || (device.is_in(&TABLE) && !is_known(source, device.address()));
+        let address = device.address();
+        let other = device.is_in(&TABLE) && going != Some(address);
+        spare = spare || (other && !is_known(source, address));
     });
     spare
 }
@@ -799,7 +812,7 @@ impl Engine {
                 self.publish_report(rng);
                 rng.source
                     .pool
-                    .fail(rng.slot, error, has_spare(&rng.source));
+                    .fail(rng.slot, error, has_spare(&rng.source, None));
             }
         }
     }
@@ -968,7 +981,7 @@ impl Engine {
                      write 1 to /sys/class/misc/alrandom/startup_test\n",
                     failure
                 );
-                rng.source.pool.stop(rng.slot, has_spare(&rng.source));
+                rng.source.pool.stop(rng.slot, has_spare(&rng.source, None));
                 rng.source.pool.give_back(rng.slot, buffer);
             }
         }
@@ -1058,13 +1071,13 @@ impl Engine {
     }
 }
 
-/// The addresses of the devices that were used and are no more, which root may have unbound on
+/// The addresses of the devices that were unbound while they stayed, as root may have done on
 /// purpose: they are not taken again without being replugged.
 #[derive(Default)]
 pub(crate) struct Left(KVec<Address>);
 
 impl Left {
-    /// The device with this address is used no more.
+    /// The device with this address was unbound.
     fn add(&mut self, address: Address) {
         if !self.contains(address) {
             // Without memory it is taken again, where it was not unplugged.
@@ -1072,7 +1085,7 @@ impl Left {
         }
     }
 
-    /// Whether the device with this address was used and is no more.
+    /// Whether the device with this address was unbound.
     fn contains(&self, address: Address) -> bool {
         self.0.contains(&address)
     }

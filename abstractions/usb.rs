@@ -133,6 +133,19 @@ pub(crate) trait Driver: Send + Sync + 'static {
 
     /// Called when the device can be used again; `reset` says that it has forgotten its state.
     fn resume(&self, interface: &Interface, data: &Self::Data, reset: bool);
+
+    /// Called when any device or interface has come to the bus, before drivers are asked about it.
+    ///
+    /// Its device may be locked, so whoever wants to look at it has a worker do so.
+    fn arrived(&self);
+}
+
+/// The C structures of a [`Registration`].
+struct Raw {
+    /// The driver.
+    driver: bindings::usb_driver,
+    /// Hears of what comes to the driver's bus.
+    notifier: bindings::notifier_block,
 }
 
 /// A registered driver.
@@ -141,12 +154,12 @@ pub(crate) trait Driver: Send + Sync + 'static {
 ///
 /// # Invariants
 ///
-/// `raw` is registered, and it is the `raw` of a pinned `Registration<T>`.
+/// Both parts of `raw` are registered, and it is the `raw` of a pinned `Registration<T>`.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Registration<T: Driver> {
     /// The C side.
     #[pin]
-    raw: Opaque<bindings::usb_driver>,
+    raw: Opaque<Raw>,
     /// What the callbacks work on.
     driver: Arc<T>,
 }
@@ -161,38 +174,68 @@ impl<T: Driver> Registration<T> {
     ///
     /// # Errors
     ///
-    /// Those of `usb_register_driver()`.
+    /// Those of `usb_register_driver()` and `bus_register_notifier()`.
     pub(crate) fn new(module: &'static ThisModule, driver: Arc<T>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             // `driver` comes first: interfaces are probed as soon as the driver is registered.
             driver,
-            // INVARIANT: Where this succeeds, the driver is registered.
-            raw <- Opaque::try_ffi_init(move |slot: *mut bindings::usb_driver| {
-                // SAFETY: `slot` is valid for writing and pinned, and the names are static.
-                unsafe {
-                    let mut driver = bindings::usb_driver {
-                        name: T::NAME.as_char_ptr(),
-                        // `DeviceId` is transparent.
-                        id_table: T::TABLE.as_ptr().cast(),
-                        probe: Some(Self::probe),
-                        disconnect: Some(Self::disconnect),
-                        suspend: Some(Self::suspend),
-                        resume: Some(Self::resume),
-                        reset_resume: Some(Self::reset_resume),
-                        pre_reset: Some(Self::pre_reset),
-                        post_reset: Some(Self::post_reset),
-                        ..pin_init::zeroed()
-                    };
-                    driver.set_supports_autosuspend(1);
-                    slot.write(driver);
-                    to_result(bindings::usb_register_driver(
-                        slot,
-                        module.as_ptr(),
-                        T::NAME.as_char_ptr(),
-                    ))
-                }
+            // INVARIANT: Where this succeeds, both are registered.
+            raw <- Opaque::try_ffi_init(move |slot: *mut Raw| {
+                // SAFETY: `slot` is valid for writing, and pinned.
+                unsafe { Self::register(slot, module) }
             }),
         })
+    }
+
+    /// Fills in the C structures and registers them.
+    ///
+    /// # Safety
+    ///
+    /// `slot` must be valid for writing and the `raw` of a pinned `Registration<T>` whose `driver`
+    /// is initialised.
+    unsafe fn register(slot: *mut Raw, module: &'static ThisModule) -> Result {
+        let mut driver = bindings::usb_driver {
+            name: T::NAME.as_char_ptr(),
+            // `DeviceId` is transparent.
+            id_table: T::TABLE.as_ptr().cast(),
+            probe: Some(Self::probe),
+            disconnect: Some(Self::disconnect),
+            suspend: Some(Self::suspend),
+            resume: Some(Self::resume),
+            reset_resume: Some(Self::reset_resume),
+            pre_reset: Some(Self::pre_reset),
+            post_reset: Some(Self::post_reset),
+            ..pin_init::zeroed()
+        };
+        driver.set_supports_autosuspend(1);
+        let notifier = bindings::notifier_block {
+            notifier_call: Some(Self::notify),
+            ..pin_init::zeroed()
+        };
+        // SAFETY: `slot` is valid for writing.
+        let (driver, notifier) = unsafe {
+            slot.write(Raw { driver, notifier });
+            (&raw mut (*slot).driver, &raw mut (*slot).notifier)
+        };
+        // SAFETY: The driver was just initialised and stays where it is; the names are static.
+        to_result(unsafe {
+            bindings::usb_register_driver(driver, module.as_ptr(), T::NAME.as_char_ptr())
+        })?;
+        // SAFETY: A registered driver has its bus, which is never freed; the notifier was just
+        // initialised and stays where it is.
+        to_result(unsafe { bindings::bus_register_notifier((*driver).driver.bus, notifier) })
+            // SAFETY: It was registered above.
+            .inspect_err(|_| unsafe { bindings::usb_deregister(driver) })
+    }
+
+    /// The registration around its C side.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be the `raw` of a `Registration<T>` that outlives `'a`.
+    unsafe fn from_raw<'a>(raw: *mut Raw) -> &'a Self {
+        // SAFETY: By the safety requirements; `Opaque` is transparent.
+        unsafe { &*kernel::container_of!(raw.cast::<Opaque<Raw>>(), Self, raw) }
     }
 
     /// The driver that an interface is bound to, or being bound to.
@@ -201,14 +244,33 @@ impl<T: Driver> Registration<T> {
     ///
     /// The interface's driver must be a `Registration<T>` that outlives `'a`.
     unsafe fn driver<'a>(interface: *mut bindings::usb_interface) -> &'a T {
-        // SAFETY: By the safety requirements; `Opaque` is transparent.
+        // SAFETY: By the safety requirements.
         unsafe {
             let driver = (*interface).dev.driver;
-            let raw = driver
+            let driver = driver
                 .byte_sub(offset_of!(bindings::usb_driver, driver))
-                .cast::<Opaque<bindings::usb_driver>>();
-            &(*kernel::container_of!(raw, Self, raw)).driver
+                .cast::<bindings::usb_driver>();
+            &Self::from_raw(kernel::container_of!(driver, Raw, driver)).driver
         }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the driver core with the `notifier` of a `Registration<T>`, whose removal waits
+    /// for this.
+    unsafe extern "C" fn notify(
+        raw: *mut bindings::notifier_block,
+        event: c_ulong,
+        _device: *mut c_void,
+    ) -> c_int {
+        // CAST: The constant is 0.
+        if event == bindings::bus_notifier_event_BUS_NOTIFY_ADD_DEVICE as c_ulong {
+            // SAFETY: By the safety requirements.
+            let this = unsafe { Self::from_raw(kernel::container_of!(raw, Raw, notifier)) };
+            this.driver.arrived();
+        }
+        // CAST: The constant is 0.
+        bindings::NOTIFY_DONE as c_int
     }
 
     /// The driver's data for an interface; `None` for one that was only claimed.
@@ -345,8 +407,12 @@ impl<T: Driver> Registration<T> {
 #[pinned_drop]
 impl<T: Driver> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariants the driver is registered.
-        unsafe { bindings::usb_deregister(self.raw.get()) };
+        // SAFETY: By the type invariants both are registered, and so the driver has its bus.
+        unsafe {
+            let raw = self.raw.get();
+            bindings::bus_unregister_notifier((*raw).driver.driver.bus, &raw mut (*raw).notifier);
+            bindings::usb_deregister(&raw mut (*raw).driver);
+        }
     }
 }
 
@@ -703,6 +769,15 @@ impl Interface {
     pub(crate) fn class(&self) -> (u8, u8) {
         let descriptor = &self.setting().desc;
         (descriptor.bInterfaceClass, descriptor.bInterfaceSubClass)
+    }
+
+    /// Whether the interface itself is going: its device is unplugged, or gets another
+    /// configuration or none.
+    ///
+    /// The device must be locked, which keeps that as it is.
+    pub(crate) fn is_unregistering(&self, _lock: &LockedDevice<'_>) -> bool {
+        // SAFETY: The interface is valid by the type invariants; the flag is set under the lock.
+        unsafe { (*self.as_raw()).unregistering() != 0 }
     }
 
     /// The descriptors between the interface's own and its first endpoint's.
@@ -1108,74 +1183,5 @@ impl Drop for Urb {
             bindings::usb_kill_urb(self.raw.as_ptr());
             bindings::usb_free_urb(self.raw.as_ptr());
         }
-    }
-}
-
-/// Uses a [`Trigger`] whenever a USB device has come, until it is dropped.
-///
-/// # Invariants
-///
-/// `raw` is registered, and it is the `raw` of a pinned `ArrivalNotifier`.
-#[pin_data(PinnedDrop)]
-pub(crate) struct ArrivalNotifier {
-    /// The C side.
-    #[pin]
-    raw: Opaque<bindings::notifier_block>,
-    /// Whom to wake.
-    trigger: Arc<Trigger>,
-}
-
-// SAFETY: The notifier may be removed from any thread.
-unsafe impl Send for ArrivalNotifier {}
-// SAFETY: There are no methods on it but the callback, which only uses `trigger`.
-unsafe impl Sync for ArrivalNotifier {}
-
-impl ArrivalNotifier {
-    /// Starts to use `trigger`.
-    pub(crate) fn new(trigger: Arc<Trigger>) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            trigger,
-            // INVARIANT: The notifier is registered here.
-            raw <- Opaque::try_ffi_init(|slot: *mut bindings::notifier_block| {
-                // SAFETY: `slot` is valid for writing and pinned.
-                unsafe {
-                    slot.write(bindings::notifier_block {
-                        notifier_call: Some(Self::call),
-                        ..pin_init::zeroed()
-                    });
-                    bindings::usb_register_notify(slot);
-                }
-                Ok::<(), Error>(())
-            }),
-        })
-    }
-
-    /// # Safety
-    ///
-    /// Called by the USB core with the `raw` of an `ArrivalNotifier`.
-    unsafe extern "C" fn call(
-        raw: *mut bindings::notifier_block,
-        action: c_ulong,
-        _device: *mut c_void,
-    ) -> c_int {
-        // CAST: The constant is 1.
-        if action == bindings::USB_DEVICE_ADD as c_ulong {
-            // SAFETY: By the safety requirements; its removal waits for this function.
-            let this = unsafe {
-                &*kernel::container_of!(raw.cast::<Opaque<bindings::notifier_block>>(), Self, raw)
-            };
-            this.trigger.now();
-        }
-        // CAST: The constant is 0.
-        bindings::NOTIFY_DONE as c_int
-    }
-}
-
-#[pinned_drop]
-impl PinnedDrop for ArrivalNotifier {
-    fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariants the notifier is registered; the function waits for calls
-        // under way.
-        unsafe { bindings::usb_unregister_notify(self.raw.get()) };
     }
 }

@@ -3,8 +3,10 @@
 //! Taking the device from the stock serial driver, and giving it back.
 
 use crate::support::{
+    node::MAX_READ,
     tests,
     tty::Tty,
+    wait::wait_for,
     wait_until,
     Background,
     Guest,
@@ -35,6 +37,7 @@ use std::{
     collections::HashSet,
     fs,
     os::unix::fs::MetadataExt,
+    path::PathBuf,
     process::{
         Child,
         Command,
@@ -63,6 +66,8 @@ pub(crate) const TESTS: &[Test] = tests![
     one_of_several_is_used_and_the_next_takes_over,
     hot_plugged_200_times_it_is_always_taken,
     unbound_by_root_it_stays_so,
+    authorized_later_it_is_taken_then,
+    unconfigured_by_root_it_is_taken_when_it_is_configured_again,
 ];
 
 /// Whether there is any tty of the stock serial driver.
@@ -410,4 +415,95 @@ fn unbound_by_root_it_stays_so(guest: &mut Guest) -> Result<()> {
     guest.unplug()?;
     let mut stream = guest.replug()?;
     stream.expect(&node.read_all(50_000)?)
+}
+
+/// New devices are not authorized (as USBGuard has it) until this is dropped.
+struct NotAuthorized(Vec<(PathBuf, String)>);
+
+impl NotAuthorized {
+    /// For all buses.
+    fn by_default() -> Result<Self> {
+        let mut before = Vec::new();
+        for entry in fs::read_dir("/sys/bus/usb/devices")? {
+            let path = entry?.path().join("authorized_default");
+            if let Ok(value) = fs::read_to_string(&path) {
+                fs::write(&path, "0")?;
+                before.push((path, value));
+            }
+        }
+        ensure!(!before.is_empty(), "there is no bus");
+        Ok(Self(before))
+    }
+}
+
+impl Drop for NotAuthorized {
+    fn drop(&mut self) {
+        for (path, value) in &self.0 {
+            let _ = fs::write(path, value.trim());
+        }
+    }
+}
+
+/// Has the device lose its interfaces by writing 0 to one of its attributes, under a reader, and get them
+/// back by 1; three times.
+fn expect_taken_again(guest: &mut Guest, device: &UsbDevice, attribute: &str) -> Result<()> {
+    let node = Node::open()?;
+    for round in 0..3 {
+        let what = || format!("{attribute}, round {round}");
+        let reader = {
+            let node = node.clone();
+            Background::start(move || loop {
+                if let Err(error) = node.read(MAX_READ) {
+                    return error;
+                }
+            })?
+        };
+        let blocks = guest.emulator.status()?.next_block;
+        wait_until("blocks to be read", || {
+            let status = guest.emulator.status();
+            status.is_ok_and(|status| status.next_block > blocks + 10)
+        })?;
+        device.set_attribute(attribute, "0")?;
+        let error = reader.join().with_context(what)?;
+        ensure!(error == Errno::NODEV, "{}: {error}", what());
+        ensure!(device.data_driver().is_none() && device.is_there());
+        // As long as it takes to try a busy device again.
+        thread::sleep(Duration::from_millis(1500));
+        ensure!(node.read(1) == Err(Errno::NODEV));
+
+        let next = guest.emulator.status()?.next_block;
+        device.set_attribute(attribute, "1")?;
+        wait_until("the device to be in use", || device.is_in_use()).with_context(what)?;
+        ensure!(!any_tty(), "{}", what());
+        // The first block is the start-up test's.
+        let bytes = node.read_all(50_000).with_context(what)?;
+        Stream::from_block(guest.seed, next + 1).expect(&bytes)?;
+    }
+    Ok(())
+}
+
+/// A device that root authorizes only after it was plugged in is taken then, and so it is when the
+/// authorization was taken back.
+fn authorized_later_it_is_taken_then(guest: &mut Guest) -> Result<()> {
+    guest.load(&[])?;
+    let node = Node::open()?;
+    let not_authorized = NotAuthorized::by_default()?;
+    guest.emulator.plug()?;
+    let device = wait_for(
+        "a device without authorization",
+        UsbDevice::find_unauthorized,
+    )?;
+    ensure!(node.read(1) == Err(Errno::NODEV));
+    device.set_attribute("authorized", "1")?;
+    wait_until("the device to be in use", || device.is_in_use())?;
+    guest.stream().expect(&node.read_all(50_000)?)?;
+    drop(not_authorized);
+    expect_taken_again(guest, &device, "authorized")
+}
+
+/// A device that root leaves without a configuration for a while is taken again behind that.
+fn unconfigured_by_root_it_is_taken_when_it_is_configured_again(guest: &mut Guest) -> Result<()> {
+    let device = guest.plug()?;
+    guest.load(&[])?;
+    expect_taken_again(guest, &device, "bConfigurationValue")
 }

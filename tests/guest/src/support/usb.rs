@@ -54,6 +54,16 @@ impl UsbDevice {
             .map(|path| Self { path })
     }
 
+    /// A device that is plugged in, but that root has not authorized.
+    pub(crate) fn find_unauthorized() -> Option<Self> {
+        let devices = fs::read_dir("/sys/bus/usb/devices").ok()?;
+        devices
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| attribute(path, "authorized") == "0" && path.join("idVendor").exists())
+            .map(|path| Self { path })
+    }
+
     /// Whether it is still plugged in.
     pub(crate) fn is_there(&self) -> bool {
         self.path.exists()
@@ -113,7 +123,22 @@ impl UsbDevice {
 
     /// Whether it is in use as /dev/alrandom.
     pub(crate) fn is_in_use(&self) -> bool {
-        self.data_driver().as_deref() == Some("alrandom")
+        // The driver is named in sysfs before it is even asked, so the module has the last word.
+        self.data_driver().as_deref() == Some("alrandom") && self.is_listed().unwrap_or(false)
+    }
+
+    /// Whether the module lists it among the devices that it uses.
+    fn is_listed(&self) -> Result<bool> {
+        let text = fs::read_to_string(crate::health::HEALTH)?;
+        let (bus, device) = self.address()?;
+        let line = format!("device: bus {bus:03} device {device:03}");
+        Ok(text.lines().any(|listed| listed == line))
+    }
+
+    /// Its numbers: of the bus, and on the bus.
+    fn address(&self) -> Result<(u32, u32)> {
+        let number = |name| self.attribute(name).parse::<u32>();
+        Ok((number("busnum")?, number("devnum")?))
     }
 
     /// Whether the stock serial driver has it, with both interfaces.
@@ -140,8 +165,7 @@ impl UsbDevice {
     ///
     /// If it is gone.
     pub(crate) fn node(&self) -> Result<String> {
-        let number = |name| self.attribute(name).parse::<u32>();
-        let (bus, device) = (number("busnum")?, number("devnum")?);
+        let (bus, device) = self.address()?;
         Ok(format!("/dev/bus/usb/{bus:03}/{device:03}"))
     }
 
