@@ -22,6 +22,7 @@ use crate::support::{
     Guest,
     Node,
     Test,
+    UsbDevice,
     BLOCK, //
 };
 use alpharng_emu::{
@@ -51,6 +52,7 @@ pub(crate) const TESTS: &[Test] = tests![
     plugged_and_unplugged_under_everything,
     loaded_and_unloaded_under_openers,
     bound_and_unbound_under_readers,
+    authorized_and_configured_under_readers,
     bytes_delivered_twice_are_seen,
 ];
 
@@ -181,10 +183,12 @@ fn loaded_and_unloaded_under_openers(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-/// Bound and unbound by root in sysfs at any moment, under readers: they get errors in between and go on,
-/// and no byte is delivered twice.
-fn bound_and_unbound_under_readers(guest: &mut Guest) -> Result<()> {
-    const DRIVER: &str = "/sys/bus/usb/drivers/alrandom";
+/// Has `take` take the device away (`true`) and give it back (`false`) at any moment, under readers: they
+/// get errors in between and go on, and no byte is delivered twice. `take` is told the round, too.
+fn taken_away_under_readers(
+    guest: &mut Guest,
+    take: impl Fn(&UsbDevice, u32, bool) -> Result<()>,
+) -> Result<()> {
     let rounds = guest.rounds(40, 100);
     let mut rng = moments();
     catch(Signal::USR1, false)?;
@@ -194,17 +198,20 @@ fn bound_and_unbound_under_readers(guest: &mut Guest) -> Result<()> {
     })?;
     let device = guest.plug()?;
     guest.load_with_hwrng(&[])?;
-    let interface = device.data_interface()?;
     let readers = Readers::of_the_node()?.and_others()?;
     for round in 0..rounds {
+        let what = || format!("round {round}");
         pause(&mut rng, 60);
         if rng.bool() {
             readers.interrupt(&mut rng)?;
         }
-        fs::write(format!("{DRIVER}/unbind"), &interface).with_context(|| format!("{round}"))?;
+        take(&device, round, true).with_context(what)?;
         pause(&mut rng, 10);
-        fs::write(format!("{DRIVER}/bind"), &interface).with_context(|| format!("{round}"))?;
-        ensure!(device.is_in_use(), "round {round}");
+        take(&device, round, false).with_context(what)?;
+        // Or when it is about to be so.
+        if rng.bool() {
+            wait_until("the device to be in use", || device.is_in_use()).with_context(what)?;
+        }
     }
     let bytes = readers.shared.bytes();
     wait_until("readers to get bytes", || {
@@ -215,6 +222,24 @@ fn bound_and_unbound_under_readers(guest: &mut Guest) -> Result<()> {
         bail!("nothing was read");
     }
     expect_many_once(guest, &shared)
+}
+
+/// Bound and unbound by root in sysfs.
+fn bound_and_unbound_under_readers(guest: &mut Guest) -> Result<()> {
+    taken_away_under_readers(guest, |device, _, away| {
+        let file = if away { "unbind" } else { "bind" };
+        let path = format!("/sys/bus/usb/drivers/alrandom/{file}");
+        fs::write(&path, device.data_interface()?).context(path)
+    })
+}
+
+/// Authorized and not, configured and not, in turn: its interfaces go and come, and the stock serial driver
+/// gets them first.
+fn authorized_and_configured_under_readers(guest: &mut Guest) -> Result<()> {
+    taken_away_under_readers(guest, |device, round, away| {
+        let attribute = ["authorized", "bConfigurationValue"][(round % 2) as usize];
+        device.set_attribute(attribute, if away { "0" } else { "1" })
+    })
 }
 
 /// The storms' check of what was delivered does see bytes that come twice: with a build of the module whose
