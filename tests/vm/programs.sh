@@ -72,7 +72,8 @@ make_programs() {
 	done
 	mv "$1.partial" "$1"
 	rm -rf "$cache/programs.build"
+	# Not those used within a day: a run that takes hours may need them again.
 	ls -dt "${1%-*}"-* | tail -n "+$((KEEP_PROGRAMS + 1))" | while read -r old; do
-		rm -rf "$old"
+		[ -z "$(find "$old" -maxdepth 0 -mtime +0)" ] || rm -rf "$old"
 	done
 }

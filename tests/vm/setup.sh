@@ -121,4 +121,5 @@ if [ ! -d "$programs" ]; then
 	[ -d "$programs" ] || make_programs "$programs" "$root" x86_64-unknown-linux-gnu
 	exec 9>&-
 fi
+touch "$programs"
 echo "programs=$programs"

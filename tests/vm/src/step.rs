@@ -38,7 +38,8 @@ use std::{
     thread,
     time::{
         Duration,
-        Instant, //
+        Instant,
+        SystemTime, //
     },
 };
 
@@ -142,6 +143,9 @@ pub fn copy_sources(from: &Path, to: &Path) -> Result<()> {
 /// How many results of one step are kept, as for the other branches and clones of a developer.
 const KEPT: usize = 10;
 
+/// For how long each is kept that was used: a run that takes hours may need it again.
+const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// Where results and logs go, and how commands are run inside the root.
 #[derive(Clone, Debug)]
 pub struct Workshop {
@@ -174,6 +178,8 @@ impl Workshop {
     ) -> Result<PathBuf> {
         let done = self.cache.join(format!("{name}-{}", key.digits()));
         if done.exists() {
+            // Only to keep it for longer.
+            let _ = File::open(&done).and_then(|file| file.set_modified(SystemTime::now()));
             return Ok(done);
         }
         let what = || format!("can't write to {}", self.cache.display());
@@ -197,7 +203,8 @@ impl Workshop {
         Ok(done)
     }
 
-    /// Removes the oldest of the directories in the cache whose names start with `prefix`.
+    /// Removes the oldest of the directories in the cache whose names start with `prefix`, but none that was
+    /// used lately.
     fn remove_old(&self, prefix: &str) -> io::Result<()> {
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.cache)? {
@@ -207,8 +214,10 @@ impl Workshop {
             }
         }
         all.sort();
-        for (_, path) in &all[..all.len().saturating_sub(KEPT)] {
-            fs::remove_dir_all(path)?;
+        for (used, path) in &all[..all.len().saturating_sub(KEPT)] {
+            if used.elapsed().is_ok_and(|time| time > KEPT_FOR) {
+                fs::remove_dir_all(path)?;
+            }
         }
         Ok(())
     }
@@ -394,18 +403,22 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_kept() {
+    fn the_newest_are_kept_and_those_used_lately() {
         let (_directory, workshop) = workshop();
-        let made: Vec<_> = (0..KEPT as u8 + 2)
-            .map(|number| {
-                // Times of files are as coarse as the kernel's clock tick.
-                thread::sleep(Duration::from_millis(20));
-                workshop.once("thing", &key(&[number]), |_| Ok(())).unwrap()
-            })
-            .collect();
+        let make = |number| workshop.once("thing", &key(&[number]), |_| Ok(())).unwrap();
+        let made: Vec<_> = (0..KEPT as u8 + 3).map(make).collect();
+        assert!(made.iter().all(|path| path.exists()));
+        for (path, number) in made.iter().zip((0..made.len() as u32).rev()) {
+            let used = SystemTime::now() - KEPT_FOR * (number + 1);
+            File::open(path).unwrap().set_modified(used).unwrap();
+        }
+        // The oldest is used again; one more is made.
+        make(0);
+        make(100);
         let there: Vec<_> = made.iter().map(|path| path.exists()).collect();
-        assert_eq!(there[..2], [false, false]);
-        assert!(there[2..].iter().all(|there| *there), "{there:?}");
+        let (old, new) = there.split_at(5);
+        assert_eq!(old, [true, false, false, false, false]);
+        assert!(new.iter().all(|there| *there), "{there:?}");
     }
 
     #[test]
