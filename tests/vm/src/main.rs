@@ -1380,11 +1380,13 @@ impl Project {
         for variable in modules {
             key.add("variable", variable.as_bytes());
         }
-        let log = format!("{name}-module");
+        let log = format!("{name}-alrandom");
         let module = workshop.once(&log, &key, |directory| {
-            copy_sources(&self.clone, directory)?;
+            let build = directory.join("build");
+            copy_sources(&self.clone, &directory.join("source"))?;
+            copy_sources(&self.clone, &build)?;
             let doing = format!("building the module for the {name} kernel");
-            build_module(workshop, &log, &doing, directory, &folder, modules)
+            build_module(workshop, &log, &doing, &build, &folder, modules)
         })?;
         let source = self.clone.join("tests/guest/bugs");
         let mut bugs_key = key.clone();
@@ -1396,7 +1398,8 @@ impl Project {
         })?;
         let mut payload = vec![
             (layout::GUEST_TESTS, self.parts.programs.join("guest-tests")),
-            (layout::MODULE, module.join("alrandom.ko")),
+            (layout::MODULE, module.join("build/alrandom.ko")),
+            (layout::SOURCES, module.join("source")),
             (layout::BUGS, bugs.join("alrandom_bugs.ko")),
         ];
         for broken in &BROKEN_BUILDS {
