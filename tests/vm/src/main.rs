@@ -29,6 +29,7 @@ use alrandom_vm::{
     shell, soak,
     step::{
         copy_sources,
+        remove_old,
         Key,
         Progress,
         Workshop, //
@@ -484,12 +485,8 @@ fn new_logs(cache: &Path) -> Result<PathBuf> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let logs = all.join(format!("{now}-{}", std::process::id()));
     fs::create_dir_all(&logs).with_context(|| format!("can't make {}", logs.display()))?;
-    let mut old: Vec<_> = fs::read_dir(&all)?.flatten().map(|e| e.path()).collect();
-    old.sort();
-    for directory in &old[..old.len().saturating_sub(KEPT_LOGS)] {
-        // Another run may be removing it too.
-        let _ = fs::remove_dir_all(directory);
-    }
+    // Another run may be removing them, too.
+    let _ = remove_old(&all, "", KEPT_LOGS);
     Ok(logs)
 }
 

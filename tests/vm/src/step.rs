@@ -146,6 +146,29 @@ const KEPT: usize = 10;
 /// For how long each is kept that was used: a run that takes hours may need it again.
 const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 
+/// Removes the oldest of the directories in `directory` whose names start with `prefix`, but not the last
+/// `kept`, and none that was used lately.
+///
+/// # Errors
+///
+/// If one can't be looked at or removed.
+pub fn remove_old(directory: &Path, prefix: &str, kept: usize) -> io::Result<()> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() && entry.file_name().to_string_lossy().starts_with(prefix) {
+            all.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    all.sort();
+    for (used, path) in &all[..all.len().saturating_sub(kept)] {
+        if used.elapsed().is_ok_and(|time| time > KEPT_FOR) {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Where results and logs go, and how commands are run inside the root.
 #[derive(Clone, Debug)]
 pub struct Workshop {
@@ -199,27 +222,9 @@ impl Workshop {
         fs::create_dir_all(&partial).with_context(what)?;
         make(&partial)?;
         fs::rename(&partial, &done).with_context(what)?;
-        self.remove_old(&format!("{name}-")).with_context(what)?;
+        let prefix = format!("{name}-");
+        remove_old(&self.cache, &prefix, KEPT).with_context(what)?;
         Ok(done)
-    }
-
-    /// Removes the oldest of the directories in the cache whose names start with `prefix`, but none that was
-    /// used lately.
-    fn remove_old(&self, prefix: &str) -> io::Result<()> {
-        let mut all = Vec::new();
-        for entry in fs::read_dir(&self.cache)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(prefix) {
-                all.push((entry.metadata()?.modified()?, entry.path()));
-            }
-        }
-        all.sort();
-        for (used, path) in &all[..all.len().saturating_sub(KEPT)] {
-            if used.elapsed().is_ok_and(|time| time > KEPT_FOR) {
-                fs::remove_dir_all(path)?;
-            }
-        }
-        Ok(())
     }
 
     /// The log of the step `name`.
