@@ -56,8 +56,12 @@ const DUMP_TIME: Duration = Duration::from_secs(300);
 /// How far apart the samples of a block are, in bytes. Each has [`SAMPLE`].
 const SAMPLE_EVERY: usize = 64;
 
-/// Bytes in a sample.
-const SAMPLE: usize = 8;
+/// Bytes in a sample: two words. One alone may be what a register held, as those of any copying loop do, when an
+/// interrupt saved it on a stack.
+const SAMPLE: usize = 16;
+
+/// Bytes in a word.
+const WORD_BYTES: usize = 8;
 
 /// How much is looked at at a time, in bytes.
 const CHUNK: usize = 1 << 20;
@@ -73,9 +77,9 @@ const MAX_BLOCKS: u64 = 1000;
 
 /// What to look for.
 struct Needles {
-    /// Block and place there of each sample.
-    places: HashMap<u64, (u64, usize)>,
-    /// Whether there is a sample with these lowest bits: most words are ruled out by this.
+    /// Second word, block, and place there of each sample, by its first word.
+    places: HashMap<u64, (u64, u64, usize)>,
+    /// Whether there is a sample whose first word has these lowest bits: most words are ruled out by this.
     likely: Vec<bool>,
     /// What is only counted.
     beacon: u64,
@@ -113,9 +117,9 @@ impl Needles {
         for index in 0..*blocks {
             let bytes = block(*seed, Command::Entropy, index);
             for (number, sample) in bytes.chunks_exact(SAMPLE_EVERY).enumerate() {
-                let word = word(sample);
-                likely[Self::index(word)] = true;
-                places.insert(word, (index, number * SAMPLE_EVERY));
+                let (first, second) = (word(sample), word(&sample[WORD_BYTES..]));
+                likely[Self::index(first)] = true;
+                places.insert(first, (second, index, number * SAMPLE_EVERY));
             }
         }
         Ok(Needles {
@@ -125,7 +129,7 @@ impl Needles {
         })
     }
 
-    /// Looks through the words that begin in `bytes`, but for the last [`SAMPLE`] - 1 places, where
+    /// Looks through the samples that begin in `bytes`, but for the last [`SAMPLE`] - 1 places, where
     /// none has room; `address` is a multiple of 8.
     fn find(&self, bytes: &[u8], address: u64, found: &mut Found) {
         let last = (bytes.len() + 1).saturating_sub(SAMPLE);
@@ -137,10 +141,13 @@ impl Needles {
                 continue;
             }
             for at in page..end {
-                let word = word(&bytes[at..]);
-                found.beacons += u64::from(word == self.beacon && at % 8 == 0);
-                if self.likely[Self::index(word)] {
-                    if let Some((block, place)) = self.places.get(&word) {
+                let first = word(&bytes[at..]);
+                found.beacons += u64::from(first == self.beacon && at % WORD_BYTES == 0);
+                if !self.likely[Self::index(first)] {
+                    continue;
+                }
+                if let Some((second, block, place)) = self.places.get(&first) {
+                    if word(&bytes[at + WORD_BYTES..]) == *second {
                         found.samples.push((*block, *place, address + at as u64));
                     }
                 }
@@ -171,8 +178,8 @@ impl Needles {
 
 /// The first eight bytes as a number.
 fn word(bytes: &[u8]) -> u64 {
-    let mut word = [0; SAMPLE];
-    word.copy_from_slice(&bytes[..SAMPLE]);
+    let mut word = [0; WORD_BYTES];
+    word.copy_from_slice(&bytes[..WORD_BYTES]);
     u64::from_le_bytes(word)
 }
 
@@ -334,10 +341,24 @@ mod tests {
     #[test]
     fn a_sample_at_the_end_of_a_part_is_found_and_half_of_one_is_not() {
         let bytes = block(5, Command::Entropy, 0);
-        let (whole, half) = (&bytes[64..72], &bytes[128..135]);
+        let whole = &bytes[64..64 + SAMPLE];
+        let half = &bytes[128..128 + SAMPLE - 1];
         let found = find(&[(0x1000, whole), (0x8000, half)]);
         assert_eq!(found.samples, [(0, 64, 0x1000)]);
-        assert_eq!(found.bytes, 15);
+        assert_eq!(found.bytes, 31);
+    }
+
+    #[test]
+    fn a_word_that_a_register_held_is_none() {
+        let bytes = block(5, Command::Entropy, 0);
+        // As an interrupt saves what a loop has loaded into several.
+        let mut stack: Vec<_> = bytes[64..96]
+            .rchunks(WORD_BYTES)
+            .flatten()
+            .copied()
+            .collect();
+        stack.resize(PAGE, 0);
+        assert_eq!(find(&[(0x1000, &stack)]).samples, []);
     }
 
     #[test]
