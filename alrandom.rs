@@ -169,8 +169,8 @@ struct AlRandom {
     _files: procfs::Files,
     /// Looks for devices that another driver has.
     _scout: Worker<alrandom_usb::Scout>,
-    /// The USB driver, which tells the scout of new devices while there is one. Behind it there is
-    /// no device, and readers of the next one return.
+    /// The USB driver, which has the scout look while there is one. Behind it there is no device,
+    /// and readers of the next one return.
     #[pin]
     _driver: usb::Registration<alrandom_usb::AlphaRngDriver>,
     /// Keeps the source in the hardware-RNG core.

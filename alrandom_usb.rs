@@ -269,7 +269,8 @@ impl Driver for AlphaRngDriver {
         data.trigger().now();
     }
 
-    fn arrived(&self) {
+    fn bound_elsewhere(&self) {
+        // It may be a new device, or one that is back, and the serial driver that has it.
         self.source.scout.now();
     }
 }

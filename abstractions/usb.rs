@@ -134,17 +134,17 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// Called when the device can be used again; `reset` says that it has forgotten its state.
     fn resume(&self, interface: &Interface, data: &Self::Data, reset: bool);
 
-    /// Called when any device or interface has come to the bus, before drivers are asked about it.
+    /// Called when any other driver has been bound to a device or to an interface of one.
     ///
-    /// Its device may be locked, so whoever wants to look at it has a worker do so.
-    fn arrived(&self);
+    /// The device is locked, so whoever wants to do something about that has a worker do so.
+    fn bound_elsewhere(&self);
 }
 
 /// The C structures of a [`Registration`].
 struct Raw {
     /// The driver.
     driver: bindings::usb_driver,
-    /// Hears of what comes to the driver's bus.
+    /// Hears of what drivers are bound on its bus.
     notifier: bindings::notifier_block,
 }
 
@@ -261,13 +261,23 @@ impl<T: Driver> Registration<T> {
     unsafe extern "C" fn notify(
         raw: *mut bindings::notifier_block,
         event: c_ulong,
-        _device: *mut c_void,
+        device: *mut c_void,
     ) -> c_int {
-        // CAST: The constant is 0.
-        if event == bindings::bus_notifier_event_BUS_NOTIFY_ADD_DEVICE as c_ulong {
-            // SAFETY: By the safety requirements.
-            let this = unsafe { Self::from_raw(kernel::container_of!(raw, Raw, notifier)) };
-            this.driver.arrived();
+        // CAST: The constant is 4.
+        if event == bindings::bus_notifier_event_BUS_NOTIFY_BOUND_DRIVER as c_ulong {
+            // SAFETY: By the safety requirements; the device is valid and keeps its driver during
+            // the call.
+            let (this, own, bound) = unsafe {
+                let raw = kernel::container_of!(raw, Raw, notifier);
+                (
+                    Self::from_raw(raw),
+                    &raw mut (*raw).driver.driver,
+                    (*device.cast::<bindings::device>()).driver,
+                )
+            };
+            if bound != own {
+                this.driver.bound_elsewhere();
+            }
         }
         // CAST: The constant is 0.
         bindings::NOTIFY_DONE as c_int
