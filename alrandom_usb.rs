@@ -723,18 +723,19 @@ impl Engine {
             lane.spare = Some(completion.buffer);
             return Some(self.received(rng, completion.actual, completion.status));
         }
+        // Before the clock is looked at: only who listens knows whether the line is quiet.
+        if !self.protocol.is_ready() && !self.protocol.is_dead() && !self.refused {
+            let lane = self.lanes.get(0)?;
+            if !lane.rx.is_submitted() && lane.have_buffer(rng) {
+                return Some(Step::Read);
+            }
+        }
         let step = self.protocol.tick(self.now());
         if !matches!(step, Step::Read | Step::Ready) {
             return Some(step);
         }
         if self.protocol.is_dead() {
             return None;
-        }
-        if !self.protocol.is_ready() && !self.refused {
-            let lane = self.lanes.get(0)?;
-            if !lane.rx.is_submitted() && lane.have_buffer(rng) {
-                return Some(Step::Read);
-            }
         }
         (step == Step::Ready && !self.health.is_stopped() && self.can_request(rng))
             .then_some(Step::Ready)
@@ -856,8 +857,9 @@ impl Engine {
         lane.rx_offset = offset;
         if let Err((status, buffer)) = lane.rx.submit(buffer, offset, len, true) {
             lane.spare = Some(buffer);
-            self.not_submitted(rng, status);
+            return self.not_submitted(rng, status);
         }
+        self.protocol.listening(self.now());
     }
 
     /// Sends the next command, behind a read for its answer.

@@ -321,6 +321,16 @@ impl Protocol {
         self.deadline = now.saturating_add(ANSWER_TIMEOUT);
     }
 
+    /// A read has been posted: only from now on the line is known to be quiet when nothing comes.
+    pub(crate) fn listening(&mut self, now: u64) {
+        let quiet = match self.state {
+            State::Draining => QUIET,
+            State::Probation => PROBATION,
+            State::Ready | State::Receiving | State::Dead => return,
+        };
+        self.deadline = now.saturating_add(quiet);
+    }
+
     /// A transfer from the device ended well, with `bytes` bytes.
     pub(crate) fn transferred(&mut self, now: u64, bytes: usize) -> Step {
         if bytes == 0 {
@@ -357,12 +367,7 @@ impl Protocol {
                     return self.failed(now, Failure::NotQuiet);
                 }
                 if bytes > 0 {
-                    let quiet = if self.state == State::Draining {
-                        QUIET
-                    } else {
-                        PROBATION
-                    };
-                    self.deadline = now.saturating_add(quiet);
+                    self.listening(now);
                 }
                 Step::Discard
             }

@@ -252,6 +252,21 @@ fn leftover_bytes_are_drained_before_the_first_command() {
     }
 }
 
+/// A driver that is late with its first read has heard nothing so far, whatever the clock says.
+#[test]
+fn the_line_is_not_quiet_before_somebody_listens() {
+    let mut protocol = Protocol::new(0, 1);
+    let late = 10 * QUIET;
+    protocol.listening(late);
+    assert_eq!(protocol.tick(late + QUIET - 1), Step::Read);
+    assert_eq!(protocol.tick(late + QUIET), Step::Ready);
+    // A command is not given more time by its read.
+    protocol.sent(late + QUIET);
+    let deadline = protocol.deadline();
+    protocol.listening(late + QUIET + 7);
+    assert_eq!(protocol.deadline(), deadline);
+}
+
 #[test]
 fn silence_is_retried_fifteen_times_at_intervals() {
     let silent = Behaviour {
