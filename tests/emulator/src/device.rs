@@ -434,7 +434,7 @@ struct Powered {
     /// OUT transfers that wait.
     writes: VecDeque<Write>,
     /// Control transfers that a fault keeps.
-    held_controls: Vec<u64>,
+    held_controls: Vec<(u64, Setup, Vec<u8>)>,
     /// When the production of all answers so far ends.
     produced: Duration,
     /// When the next notification is due.
@@ -703,13 +703,15 @@ impl Device {
         self.faults.add_control(fault);
     }
 
-    /// Forgets all faults. Transfers that they held go on, but for control transfers, which the
-    /// host has to cancel.
+    /// Forgets all faults. Transfers that they held go on.
     pub fn clear_faults(&mut self, now: Duration) {
         self.faults.clear();
         if let Some(powered) = &mut self.powered {
             for write in &mut powered.writes {
                 write.held = false;
+            }
+            for (id, setup, data) in std::mem::take(&mut powered.held_controls) {
+                self.control(id, setup, &data);
             }
         }
         self.poll(now);
@@ -804,7 +806,7 @@ impl Device {
         let waiting = powered.reads.len() + powered.writes.len() + powered.held_controls.len();
         powered.reads.retain(|(read, _)| *read != id);
         powered.writes.retain(|write| write.id != id);
-        powered.held_controls.retain(|control| *control != id);
+        powered.held_controls.retain(|(control, ..)| *control != id);
         let left = powered.reads.len() + powered.writes.len() + powered.held_controls.len();
         if left < waiting {
             self.counters.cancelled += 1;
@@ -1177,7 +1179,7 @@ impl Device {
                 }
                 ControlAnswer::Hold => {
                     if let Some(powered) = &mut self.powered {
-                        powered.held_controls.push(id);
+                        powered.held_controls.push((id, setup, data.to_vec()));
                     }
                 }
             }

@@ -493,7 +493,7 @@ pub enum ControlRequest {
 pub enum ControlAnswer {
     /// The device stalls it.
     Stall,
-    /// The device does not answer until the host gives up.
+    /// The device does not answer until the host gives up, or faults are cleared: late, then, but well.
     Hold,
     /// The transfer fails.
     #[serde(rename = "ioerror")]

@@ -476,15 +476,18 @@ fn data_from_a_file() {
     assert!(host.ask(b'x') == x(3));
 }
 
+/// SET_CONTROL_LINE_STATE (PSTN 1.2, 6.3.12) of both lines.
+const SET_DTR_AND_RTS: Setup = Setup {
+    request_type: 0x21,
+    request: 0x22,
+    value: 3,
+    index: 0,
+    length: 0,
+};
+
 #[test]
 fn control_faults() {
-    let set = Setup {
-        request_type: 0x21,
-        request: 0x22,
-        value: 3,
-        index: 0,
-        length: 0,
-    };
+    let set = SET_DTR_AND_RTS;
     for (answer, outcome) in [
         (ControlAnswer::Stall, Outcome::Stall),
         (ControlAnswer::IoError, Outcome::IoError),
@@ -520,6 +523,23 @@ fn a_held_control_request_is_cancelled_once() {
     host.cancel(held);
     assert_eq!(host.ended(held).outcome, Outcome::Cancelled);
     assert_eq!(host.control(setup, &[]).data, [1]);
+}
+
+#[test]
+fn a_held_control_request_is_done_when_faults_are_cleared() {
+    let mut host = Host::new(options());
+    host.device.add_control_fault(ControlFault::next(
+        ControlRequest::SetControlLineState,
+        ControlAnswer::Hold,
+    ));
+    let held = host.submit(Transfer::Control(SET_DTR_AND_RTS, Vec::new()));
+    host.pass(ms(300));
+    assert_eq!(host.end(held), None);
+    assert_eq!(host.device.status().line_state, 0);
+    host.device.clear_faults(host.now);
+    host.collect();
+    assert_eq!(host.ended(held).outcome, Outcome::Success);
+    assert_eq!(host.device.status().line_state, 3);
 }
 
 #[test]

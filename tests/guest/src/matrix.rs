@@ -19,6 +19,11 @@ use alpharng_emu::{
         Interfaces,
         Speed, //
     },
+    fault::{
+        ControlAnswer,
+        ControlFault,
+        ControlRequest, //
+    },
 };
 use anyhow::{
     ensure,
@@ -26,6 +31,13 @@ use anyhow::{
     Result, //
 };
 use rustix::io::Errno;
+use std::{
+    thread,
+    time::Duration, //
+};
+
+/// Longer than the line of a device has to be quiet before the first command, 50 ms.
+const SLOW: Duration = Duration::from_millis(300);
 
 /// The tests of this file.
 pub(crate) const TESTS: &[Test] = tests![
@@ -40,6 +52,7 @@ pub(crate) const TESTS: &[Test] = tests![
     a_byte_left_over,
     an_answer_left_over,
     a_lot_left_over_at_full_speed,
+    an_answer_left_over_by_a_slow_device,
     other_endpoints_and_interfaces_swapped,
     interfaces_with_gaps,
     no_serial_number,
@@ -198,6 +211,31 @@ fn an_answer_left_over(guest: &mut Guest) -> Result<()> {
 /// Several answers left over, and a bit.
 fn a_lot_left_over_at_full_speed(guest: &mut Guest) -> Result<()> {
     expect_core_behind(guest, 50_000, Speed::Full)
+}
+
+/// Raising DTR and RTS takes longer than the line has to be quiet: that was not heard to be quiet, and is
+/// drained all the same.
+fn an_answer_left_over_by_a_slow_device(guest: &mut Guest) -> Result<()> {
+    guest.load(&[])?;
+    guest.configure(Configure {
+        leftover: Some(16_001),
+        ..Configure::default()
+    })?;
+    let hold = ControlFault::next(ControlRequest::SetControlLineState, ControlAnswer::Hold);
+    guest.emulator.control_fault(hold)?;
+    guest.emulator.plug()?;
+    wait_until("the request", || {
+        guest
+            .emulator
+            .status()
+            .is_ok_and(|status| status.faults == 0)
+    })?;
+    thread::sleep(SLOW);
+    let before = guest.emulator.status()?;
+    ensure!(before.line_state == 0 && before.leftover == 16_001);
+    guest.emulator.clear_faults()?;
+    wait_until("the device to be used", || Node::open().is_ok())?;
+    expect_core(guest)
 }
 
 /// Interfaces and endpoints have other numbers.
