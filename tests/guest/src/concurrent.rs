@@ -35,6 +35,7 @@ use std::{
         },
         Arc, //
     },
+    time::Duration, //
 };
 
 /// The tests of this file.
@@ -48,6 +49,9 @@ pub(crate) const TESTS: &[Test] = tests![
 /// Blocks that are read at the end by one reader alone: more than the module has, so that no block is
 /// left that was begun.
 const REST: usize = 8;
+
+/// More than readers need for what they read together, on the slowest machine.
+const TIME: Duration = Duration::from_secs(200);
 
 /// Has a reader for each of `sizes` read so many bytes at a time, until they have read `total` bytes
 /// together, and gives every read to what `each` makes for the reader. Returns these.
@@ -75,7 +79,10 @@ fn read_at_once<T: Default + Send + 'static>(
             Ok(result)
         })?);
     }
-    readers.into_iter().map(|reader| reader.join()?).collect()
+    readers
+        .into_iter()
+        .map(|reader| reader.join_within(TIME)?)
+        .collect()
 }
 
 /// Words of 8 bytes, counted and summed up so that neither their order nor their reader matters.
