@@ -112,10 +112,16 @@ fn load(guest: &mut Guest) -> Result<()> {
         "-12",
         "usbcore: error -22 registering interface driver alrandom",
         "bus_add_driver: failed to create module links",
+        "bus_add_driver: add_bind_files(alrandom) failed",
+        "kobject: can not set name properly!",
         "execmem: unable to allocate memory",
     ] {
         guest.log.announce(line);
     }
+    // Of the memory for the file's contents.
+    guest
+        .log
+        .announce_report("vmalloc error: ", " pages reserved");
     let module = fs::File::open(&guest.module)?;
     let load_with_failure = |n| {
         let load = || rustix::system::finit_module(&module, c"hwrngQuality=0", 0);

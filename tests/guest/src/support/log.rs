@@ -66,6 +66,8 @@ pub(crate) struct Log {
     lines: Vec<Line>,
     /// Parts of warnings and errors that the test expects.
     announced: Vec<String>,
+    /// Parts of the first and the last line of reports that the test expects.
+    reports: Vec<(&'static str, &'static str)>,
 }
 
 impl Log {
@@ -85,12 +87,19 @@ impl Log {
             file,
             lines: Vec::new(),
             announced: Vec::new(),
+            reports: Vec::new(),
         })
     }
 
     /// Announces that warnings or errors that contain `text` may come.
     pub(crate) fn announce(&mut self, text: &str) {
         self.announced.push(text.to_owned());
+    }
+
+    /// Announces that reports may come: all lines from one that contains `first` to the next that
+    /// contains `last`.
+    pub(crate) fn announce_report(&mut self, first: &'static str, last: &'static str) {
+        self.reports.push((first, last));
     }
 
     /// Waits for a line that contains `text`, and announces it.
@@ -149,18 +158,29 @@ impl Log {
     /// information and was not announced.
     pub(crate) fn problems(&mut self) -> Vec<String> {
         self.lines();
-        let bad = |line: &&Line| {
-            let contains = |part: &str| line.text.contains(part);
-            let announced = self.announced.iter().any(|part| contains(part));
-            let harmless = HARMLESS.iter().any(|part| contains(part));
-            TROUBLE.iter().any(|part| contains(part))
-                || (line.level < INFO && !announced && !harmless)
-        };
-        let found = self.lines.iter().filter(bad);
-        found
-            .map(|line| format!("kernel log, level {}: {}", line.level, line.text))
-            .collect()
+        problems_in(&self.lines, &self.announced, &self.reports)
     }
+}
+
+/// As [`Log::problems`].
+fn problems_in(lines: &[Line], announced: &[String], reports: &[(&str, &str)]) -> Vec<String> {
+    // Of the report that a line is in.
+    let mut last = None;
+    let mut problems = Vec::new();
+    for line in lines {
+        let contains = |part: &str| line.text.contains(part);
+        let begun = reports.iter().find(|(first, _)| contains(first));
+        last = last.or(begun.map(|(_, last)| *last));
+        let expected = last.is_some()
+            || announced.iter().any(|part| contains(part))
+            || HARMLESS.iter().any(|part| contains(part));
+        last = last.filter(|last| !contains(last));
+        let trouble = TROUBLE.iter().any(|part| contains(part));
+        if trouble || (line.level < INFO && !expected) {
+            problems.push(format!("kernel log, level {}: {}", line.level, line.text));
+        }
+    }
+    problems
 }
 
 /// Reads a record of `/dev/kmsg`, `PRIORITY,SEQUENCE,TIME,FLAGS;TEXT`, if it is the kernel's own: the
@@ -174,4 +194,44 @@ fn parse(record: &[u8]) -> Option<Line> {
         level: (priority & 7) as u8,
         text: text.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        problems_in,
+        Line, //
+    };
+
+    /// The problems among warnings with these texts.
+    fn problems(texts: &[&str], announced: &[&str], reports: &[(&str, &str)]) -> Vec<String> {
+        let line = |text: &&str| Line {
+            level: 4,
+            text: (*text).to_owned(),
+        };
+        let lines: Vec<_> = texts.iter().map(line).collect();
+        let announced: Vec<_> = announced.iter().map(|&text| text.to_owned()).collect();
+        let found = problems_in(&lines, &announced, reports);
+        let text = |line: String| line.replacen("kernel log, level 4: ", "", 1);
+        found.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn what_was_not_announced_is_a_problem() {
+        assert_eq!(problems(&["one", "two"], &["tw"], &[]), ["one"]);
+    }
+
+    #[test]
+    fn a_report_is_expected_from_its_first_to_its_last_line() {
+        let texts = ["a", "begin", "b", "end", "c", "begin", "end", "d"];
+        let reports = [("begin", "end")];
+        assert_eq!(problems(&texts, &[], &reports), ["a", "c", "d"]);
+    }
+
+    #[test]
+    fn trouble_is_a_problem_whatever_was_announced() {
+        let texts = ["begin", "BUG: KASAN: ", "end"];
+        let found = problems(&texts, &["BUG"], &[("begin", "end")]);
+        assert_eq!(found, ["BUG: KASAN: "]);
+    }
 }
