@@ -1163,8 +1163,7 @@ fn rings_read_poll_and_cancel(guest: &mut Guest) -> Result<()> {
         );
     }
 
-    let next = guest.emulator.status()?.next_block;
-    guest.fall_silent_at(next, 0)?;
+    guest.fall_silent()?;
     let nonblocking = Node::open_nonblocking()?;
     stream.expect(&nonblocking.take_ready()?)?;
     let ended = |result| matches!(result, Err(Errno::CANCELED | Errno::INTR));
