@@ -247,6 +247,8 @@ pub struct Status {
     pub configurations: u64,
     /// How many bus resets there were.
     pub resets: u64,
+    /// What `next_block` was at the last of them.
+    pub next_block_at_reset: u64,
     /// How many times it was plugged in.
     pub plugs: u64,
     /// Faults that wait for their answers, or have some.

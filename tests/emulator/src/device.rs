@@ -758,11 +758,13 @@ impl Device {
     /// The bus is reset: no configuration, no halts. Transfers under way and unread bytes stay; the
     /// host cancels the former by itself.
     pub fn bus_reset(&mut self) {
+        let next = self.next_block(Command::Entropy);
         if let Some(powered) = &mut self.powered {
             powered.configuration = 0;
             powered.line_state = 0;
             powered.halted.clear();
             self.counters.resets += 1;
+            self.counters.next_block_at_reset = next;
             self.event(Event::Reset);
         }
     }

@@ -488,6 +488,7 @@ fn halts_by_the_host() {
     let status = host.device.status();
     assert!(!status.halted_in && !status.halted_out);
     assert_eq!((status.configured, status.resets), (false, 1));
+    assert_eq!(status.next_block_at_reset, 1);
     host.control(Setup::set_configuration(1), &[]);
     // A new configuration ends halts, and so does selecting the data interface's setting.
     for end in [Setup::set_configuration(1), Setup::set_interface(1, 0)] {

@@ -402,10 +402,15 @@ fn suspended_before_the_start_up_test_is_through(guest: &mut Guest) -> Result<()
         ..Configure::default()
     })?;
     let bytes = node.read_all(100_000)?;
-    let sent = guest.emulator.status()?.next_block;
-    let blocks = blocks_of(guest.seed, sent, &bytes)?;
-    // Block 0 was under way, block 1 tells that host and device are in step, block 2 is tested.
-    ensure!(blocks == (3..10).collect::<Vec<_>>(), "{blocks:?}");
+    let status = guest.emulator.status()?;
+    let blocks = blocks_of(guest.seed, status.next_block, &bytes)?;
+    // Of those before, the last was under way: on a slow machine it may be a later one than block 0. The next
+    // one tells that host and device are in step, and the one behind it is tested.
+    let first = status.next_block_at_reset + 2;
+    ensure!(
+        first >= 3 && blocks == (first..first + 7).collect::<Vec<_>>(),
+        "from {first}: {blocks:?}"
+    );
     Ok(())
 }
 
