@@ -146,8 +146,9 @@ type Reads = Vec<Vec<u8>>;
 /// Checks that the bytes of `reads`, in whatever order, are the next bytes of `stream`, each once.
 ///
 /// A read is made of pieces, each of which is in one block, and goes on to the block's end or is the
-/// read's last. A piece of at least 15 bytes has an aligned word of 8 bytes of the stream in it,
-/// which tells its place. The few bytes of shorter pieces are only counted, by their values.
+/// read's last. A piece of at least 15 bytes has an aligned word of 8 bytes of the stream in it, which
+/// tells its place from there on. The few bytes before, and those of shorter pieces, are only counted, by
+/// their values: what is before a word in a read may be the end of another block.
 fn expect_every_byte_once(stream: &mut Stream, reads: &[Vec<u8>]) -> Result<()> {
     let total = reads.iter().map(Vec::len).sum();
     let sent = stream.take(total);
@@ -158,15 +159,8 @@ fn expect_every_byte_once(stream: &mut Stream, reads: &[Vec<u8>]) -> Result<()> 
         let mut at = 0;
         while at < read.len() {
             let rest = &read[at..];
-            let place = rest
-                .windows(8)
-                .take(8)
-                .enumerate()
-                .find_map(|(ahead, word)| {
-                    let start = words.get(word)?.checked_sub(ahead)?;
-                    (sent[start..start + ahead] == rest[..ahead]).then_some(start)
-                });
-            let Some(start) = place else {
+            let place = rest.get(..8).and_then(|word| words.get(word));
+            let Some(&start) = place else {
                 unplaced[usize::from(rest[0])] += 1;
                 at += 1;
                 continue;
@@ -277,4 +271,63 @@ fn more_readers_asleep_than_blocks_come_are_all_served(guest: &mut Guest) -> Res
     );
     let next = rest[BLOCK - served * COUNT..].to_vec();
     guest.expect_stream_but(&[ready, whole.to_vec(), next].concat(), &missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The stream's first blocks.
+    const BLOCKS: usize = 100;
+
+    /// The stream that is used here.
+    fn stream() -> Stream {
+        Stream::from_block(1, 0)
+    }
+
+    /// What [`expect_every_byte_once`] says of these reads.
+    fn judge(reads: &[&[u8]]) -> Result<()> {
+        let reads: Vec<_> = reads.iter().map(|read| read.to_vec()).collect();
+        expect_every_byte_once(&mut stream(), &reads)
+    }
+
+    #[test]
+    fn the_end_of_a_block_before_the_beginning_of_another_is_not_misplaced() -> Result<()> {
+        let sent = stream().take(BLOCKS * BLOCK);
+        let blocks: Vec<_> = sent.chunks(BLOCK).collect();
+        let last = |k: usize| blocks[k][BLOCK - 1];
+        // The last byte of block `a` is also what comes before block `b + 1`.
+        let (a, b) = (0..BLOCKS - 2)
+            .flat_map(|b| (b + 2..BLOCKS).map(move |a| (a, b)))
+            .find(|&(a, b)| last(a) == last(b))
+            .context("all end in another byte")?;
+        let mixed = [&blocks[a][BLOCK - 1..], blocks[b + 1]].concat();
+        let mut reads: Vec<&[u8]> = blocks.clone();
+        reads[a] = &blocks[a][..BLOCK - 1];
+        reads[b + 1] = &mixed;
+        judge(&reads)
+    }
+
+    #[test]
+    fn reads_of_any_size_are_taken_for_what_they_are() -> Result<()> {
+        let sent = stream().take(BLOCKS * BLOCK);
+        judge(&sent.chunks(1003).collect::<Vec<_>>())?;
+        // In another order, and none twice or changed.
+        judge(&sent.chunks(4099).rev().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn bytes_that_come_twice_or_are_changed_are_found() {
+        let sent = stream().take(BLOCKS * BLOCK);
+        let mut reads: Vec<_> = sent.chunks(1000).collect();
+        reads[7] = &sent[6500..7500];
+        assert!(judge(&reads).is_err());
+        let mut changed = sent.clone();
+        changed[70_000] ^= 1;
+        assert!(judge(&changed.chunks(1000).collect::<Vec<_>>()).is_err());
+        // A last byte in place of another.
+        let mut other = sent.clone();
+        other[3 * BLOCK - 1] = sent[3 * BLOCK - 1].wrapping_add(1);
+        assert!(judge(&other.chunks(1000).collect::<Vec<_>>()).is_err());
+    }
 }

@@ -144,7 +144,10 @@ impl Guest {
     ///
     /// If there is no emulator.
     pub(crate) fn as_it_is(name: &str) -> Result<Self> {
-        let emulator = Client::open(EMULATOR).with_context(|| format!("cannot open {EMULATOR}"))?;
+        // Behind a suspend udev takes its name away and gives it anew, which it may still be about to do.
+        let emulator = wait_for("the emulator's port to open", || {
+            Client::open(EMULATOR).ok()
+        })?;
         let seed = name
             .bytes()
             .fold(0_u64, |seed, byte| seed.wrapping_mul(257) ^ u64::from(byte));
