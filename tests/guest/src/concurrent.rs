@@ -187,7 +187,7 @@ fn expect_every_byte_once(stream: &mut Stream, reads: &[Vec<u8>]) -> Result<()> 
     }
     let small: usize = unplaced.iter().sum();
     ensure!(
-        small < total / 100,
+        small < total / 4,
         "{small} bytes are in no place of the stream"
     );
     ensure!(
