@@ -186,6 +186,7 @@ fn expect_every_byte_once(stream: &mut Stream, reads: &[Vec<u8>]) -> Result<()> 
         missing[usize::from(*byte)] += usize::from(*times == 0);
     }
     let small: usize = unplaced.iter().sum();
+    // Of a read of 17 bytes seven may be before the word.
     ensure!(
         small < total / 4,
         "{small} bytes are in no place of the stream"

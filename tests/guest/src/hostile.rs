@@ -681,21 +681,12 @@ fn control_requests_that_fail(guest: &mut Guest) -> Result<()> {
 /// from pulling the device out meanwhile.
 fn control_requests_that_never_end(guest: &mut Guest) -> Result<()> {
     let node = start(guest)?;
-    let hold = ControlFault::next(ControlRequest::SetControlLineState, ControlAnswer::Hold);
-    guest.emulator.control_fault(hold)?;
-    guest.emulator.plug()?;
-    wait_until("the request", || {
-        guest
-            .emulator
-            .status()
-            .is_ok_and(|status| status.faults == 0)
-    })?;
+    guest.plug_and_hold_line_state()?;
     clear(guest)?;
     ensure!(node.read(1) == Err(Errno::NODEV));
 
-    guest.emulator.control_fault(hold)?;
     let next = guest.emulator.status()?.next_block;
-    guest.emulator.plug()?;
+    guest.plug_and_hold_line_state()?;
     Stream::from_block(guest.seed, next + 1).expect(&read_when_used(&node)?)?;
     clear(guest)?;
     expect_healthy(guest, &node)

@@ -19,11 +19,6 @@ use alpharng_emu::{
         Interfaces,
         Speed, //
     },
-    fault::{
-        ControlAnswer,
-        ControlFault,
-        ControlRequest, //
-    },
 };
 use anyhow::{
     ensure,
@@ -221,15 +216,7 @@ fn an_answer_left_over_by_a_slow_device(guest: &mut Guest) -> Result<()> {
         leftover: Some(16_001),
         ..Configure::default()
     })?;
-    let hold = ControlFault::next(ControlRequest::SetControlLineState, ControlAnswer::Hold);
-    guest.emulator.control_fault(hold)?;
-    guest.emulator.plug()?;
-    wait_until("the request", || {
-        guest
-            .emulator
-            .status()
-            .is_ok_and(|status| status.faults == 0)
-    })?;
+    guest.plug_and_hold_line_state()?;
     thread::sleep(SLOW);
     let before = guest.emulator.status()?;
     ensure!(before.line_state == 0 && before.leftover == 16_001);

@@ -55,6 +55,7 @@ use alpharng_emu::{
     },
 };
 use anyhow::{
+    bail,
     ensure,
     Context,
     Result, //
@@ -68,7 +69,8 @@ use std::{
             AtomicUsize,
             Ordering, //
         },
-        Arc, //
+        Arc,
+        OnceLock, //
     }, //
 };
 
@@ -104,8 +106,10 @@ const MOST_MISSING: u64 = 4;
 struct Endless {
     /// The thread. It returns all that it has read, or the error that ended it.
     thread: Background<Result<Vec<u8>>>,
-    /// How many bytes it has read; [`usize::MAX`] where it has failed, so that nobody waits for more.
+    /// How many bytes it has read.
     count: Arc<AtomicUsize>,
+    /// Why it has failed, if it has: so that nobody waits for more.
+    failure: Arc<OnceLock<String>>,
     /// Makes it end.
     stop: Arc<AtomicBool>,
 }
@@ -118,7 +122,8 @@ impl Endless {
     fn start(node: Node) -> Result<Self> {
         let count = Arc::new(AtomicUsize::new(0));
         let stop = Arc::new(AtomicBool::new(false));
-        let (counted, stopped) = (count.clone(), stop.clone());
+        let failure = Arc::new(OnceLock::new());
+        let (counted, stopped, failed) = (count.clone(), stop.clone(), failure.clone());
         let thread = Background::start(move || {
             let read = || {
                 let mut all = Vec::new();
@@ -132,14 +137,15 @@ impl Endless {
                 Ok(all)
             };
             let result = read();
-            if result.is_err() {
-                counted.store(usize::MAX, Ordering::Relaxed);
+            if let Err(error) = &result {
+                let _ = failed.set(format!("{error:#}"));
             }
             result
         })?;
         Ok(Self {
             thread,
             count,
+            failure,
             stop,
         })
     }
@@ -149,8 +155,12 @@ impl Endless {
         let goal = self.count.load(Ordering::Relaxed);
         let goal = goal.saturating_add(blocks * BLOCK);
         wait_until("the reader to get more", || {
-            self.count.load(Ordering::Relaxed) >= goal
-        })
+            self.count.load(Ordering::Relaxed) >= goal || self.failure.get().is_some()
+        })?;
+        match self.failure.get() {
+            Some(failure) => bail!("the reader has failed {failure}"),
+            None => Ok(()),
+        }
     }
 
     /// Ends it; all that it has read.
@@ -250,9 +260,8 @@ fn suspend_under_reader(guest: &mut Guest, sleep: Sleep, times: usize) -> Result
         guest.suspend_and_keep(sleep)?;
         reader.wait_for_blocks(20)?;
     }
-    // Its error, if it has one, says more than the number.
-    let bytes = reader.end()?;
     ensure!(number("start_up_runs")? == runs + times as u64);
+    let bytes = reader.end()?;
     expect_gaps(guest, 0, &bytes, times)
 }
 

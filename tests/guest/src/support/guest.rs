@@ -30,6 +30,9 @@ use alpharng_emu::{
         Status, //
     },
     fault::{
+        ControlAnswer,
+        ControlFault,
+        ControlRequest,
         Fault,
         Kind, //
     },
@@ -145,9 +148,10 @@ impl Guest {
     /// If there is no emulator.
     pub(crate) fn as_it_is(name: &str) -> Result<Self> {
         // Behind a suspend udev takes its name away and gives it anew, which it may still be about to do.
-        let emulator = wait_for("the emulator's port to open", || {
-            Client::open(EMULATOR).ok()
+        wait_until("the emulator's port to have a name", || {
+            Path::new(EMULATOR).exists()
         })?;
+        let emulator = Client::open(EMULATOR).with_context(|| format!("cannot open {EMULATOR}"))?;
         let seed = name
             .bytes()
             .fold(0_u64, |seed, byte| seed.wrapping_mul(257) ^ u64::from(byte));
@@ -250,6 +254,22 @@ impl Guest {
         self.device(k, |device| device.plug())?;
         wait_for("the kernel to see the device", || {
             UsbDevice::find(&serial(k))
+        })
+    }
+
+    /// Plugs device 0 in, which does not answer the request to raise DTR and RTS until its faults are
+    /// cleared, and waits until that has come.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come.
+    pub(crate) fn plug_and_hold_line_state(&mut self) -> Result<()> {
+        let hold = ControlFault::next(ControlRequest::SetControlLineState, ControlAnswer::Hold);
+        self.emulator.control_fault(hold)?;
+        self.emulator.plug()?;
+        wait_until("the request to raise DTR and RTS", || {
+            let status = self.emulator.status();
+            status.is_ok_and(|status| status.faults == 0)
         })
     }
 
