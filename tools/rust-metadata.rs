@@ -131,6 +131,7 @@ const ARCHITECTURES: [&str; 21] = [
 const TRIAL_MODULE: &str = r#"// SPDX-License-Identifier: GPL-2.0
 //! Shows that the Rust metadata next to it works.
 use kernel::prelude::*;
+use kernel::time::{msecs_to_jiffies, Jiffies};
 
 module! {
     type: Trial,
@@ -140,13 +141,12 @@ module! {
     license: "GPL",
 }
 
-struct Trial(KVec<u64>);
+struct Trial(KVec<Jiffies>);
 
 impl kernel::Module for Trial {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let mut numbers = KVec::new();
-        // SAFETY: `get_random_u64` has no preconditions.
-        numbers.push(unsafe { kernel::bindings::get_random_u64() }, GFP_KERNEL)?;
+        numbers.push(msecs_to_jiffies(1000), GFP_KERNEL)?;
         pr_info!("{:?}\n", numbers);
         Ok(Self(numbers))
     }
