@@ -671,6 +671,9 @@ impl Pool {
     pub(crate) fn read(&self, to: &mut IovIterDest<'_>, nonblocking: bool) -> Result<usize> {
         let mut wanted = to.len().min(MAX_BYTES_USER_CAN_REQUEST);
         let mut done: usize = 0;
+        // A suspend of the machine is no signal: it does not cut a program's read short. The
+        // kernel's own may hold locks, with which nobody may be frozen, and end.
+        let freezable = to.is_user_backed();
         // How often the device had been given up when this read began.
         let mut seen = None;
 
@@ -748,8 +751,10 @@ impl Pool {
                     (None, _) if nonblocking => break EAGAIN,
                     (None, _) => {
                         inner.sleepers = inner.sleepers.saturating_add(1);
-                        // A suspend of the machine is no signal: it does not cut a read short.
-                        let signal = self.readers.wait_interruptible_freezable(&mut inner);
+                        let signal = match freezable {
+                            true => self.readers.wait_interruptible_freezable(&mut inner),
+                            false => self.readers.wait_interruptible(&mut inner),
+                        };
                         inner.sleepers = inner.sleepers.saturating_sub(1);
                         if signal {
                             break ERESTARTSYS;

@@ -67,6 +67,12 @@ pub(crate) trait IovIterDestExt {
     ///
     /// `EFAULT` where not even the first byte can be written.
     fn fault_in(&mut self, bytes: usize) -> Result;
+
+    /// Whether it is memory of a program's that is written to: a system call, and none in which the
+    /// kernel itself is the reader, as in `splice(2)`. That one may hold locks.
+    ///
+    /// The C side's `user_backed_iter()`.
+    fn is_user_backed(&mut self) -> bool;
 }
 
 impl IovIterDestExt for IovIterDest<'_> {
@@ -87,5 +93,14 @@ impl IovIterDestExt for IovIterDest<'_> {
         } else {
             Ok(())
         }
+    }
+
+    fn is_user_backed(&mut self) -> bool {
+        // SAFETY: The vector is valid by the type invariants of `IovIterDest`.
+        let iter_type = unsafe { (*self.as_raw()).iter_type };
+        matches!(
+            u32::from(iter_type),
+            bindings::iter_type_ITER_UBUF | bindings::iter_type_ITER_IOVEC
+        )
     }
 }

@@ -60,9 +60,19 @@ use anyhow::{
     Context,
     Result, //
 };
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    pipe::{
+        PipeFlags,
+        SpliceFlags, //
+    }, //
+};
 use std::{
-    fs,
+    fs::{
+        self,
+        File, //
+    },
+    io::Read as _,
     sync::{
         atomic::{
             AtomicBool,
@@ -71,7 +81,8 @@ use std::{
         },
         Arc,
         OnceLock, //
-    }, //
+    },
+    time::Duration, //
 };
 
 /// The tests of this file.
@@ -79,6 +90,7 @@ pub(crate) const TESTS: &[Test] = tests![
     what_was_ready_is_delivered_and_the_next_block_is_not,
     a_reader_asleep_gets_all_that_it_asked_for,
     a_reader_that_never_stops_loses_nothing_but_what_was_under_way,
+    frozen_while_bytes_are_spliced,
     suspended_to_ram_under_a_reader_that_never_stops,
     resumed_without_a_reset,
     suspended_to_ram_and_unplugged,
@@ -292,6 +304,40 @@ fn resumed_without_a_reset(guest: &mut Guest) -> Result<()> {
 /// With commands under way, twice in a row.
 fn a_reader_that_never_stops_loses_nothing_but_what_was_under_way(guest: &mut Guest) -> Result<()> {
     suspend_under_reader(guest, Sleep::Devices, 2)
+}
+
+/// splice(2) waits for bytes with the lock of the pipe, which whoever reads from the pipe waits for: if the
+/// one were frozen there, the other could not be, and the machine not suspended.
+fn frozen_while_bytes_are_spliced(guest: &mut Guest) -> Result<()> {
+    let node = guest.start()?;
+    let silent = guest.fall_silent()?;
+    let mut bytes = node.read_all((usize::try_from(silent)? - 1) * BLOCK - 100)?;
+    let (from, to) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let splicer = {
+        let node = node.clone();
+        Background::start(move || {
+            let mut moved = 0;
+            while moved < 1000 {
+                let rest = 1000 - moved;
+                moved += rustix::pipe::splice(&node, None, &to, None, rest, SpliceFlags::empty())?;
+            }
+            Ok::<_, Errno>(())
+        })?
+    };
+    splicer.wait_until_asleep_in(libc::SYS_splice)?;
+    let reader = Background::start(move || {
+        let mut all = Vec::new();
+        File::from(from).read_to_end(&mut all).map(|_| all)
+    })?;
+    reader.wait_until_reading()?;
+
+    guest.freeze_programs(Duration::ZERO)?;
+
+    let missing = guest.answer_again(silent)?;
+    splicer.join()??;
+    bytes.extend(reader.join()??);
+    bytes.extend(node.read_all(50_000)?);
+    guest.expect_stream_but(&bytes, &missing)
 }
 
 /// The same where the machine really is off but for its memory.

@@ -15,7 +15,10 @@ use anyhow::{
     Context,
     Result, //
 };
-use std::fs;
+use std::{
+    fs,
+    time::Duration, //
+};
 
 /// How far a suspend goes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +36,12 @@ const ALARM: u32 = 6;
 
 /// How far a suspend goes, for tests of drivers.
 const PM_TEST: &str = "/sys/power/pm_test";
+
+/// For how many seconds it then stays as it is.
+const PM_TEST_DELAY: &str = "/sys/module/suspend/parameters/pm_test_delay";
+
+/// How many they are where nobody has said otherwise.
+const USUAL_DELAY: u64 = 5;
 
 /// Suspends the machine: what is written to it says how.
 const STATE: &str = "/sys/power/state";
@@ -52,6 +61,9 @@ const USUAL: [&str; 5] = [
     "hpet: Lost",
     "ACPI Error: Could not disable RealTimeClock events",
 ];
+
+/// What the kernel says when programs stay frozen.
+const FROZEN: &str = "suspend debug: Waiting for";
 
 /// What the kernel says of a device that it has reset.
 const RESET: &str = "reset high-speed USB device number";
@@ -114,6 +126,27 @@ impl Guest {
         })?;
         wait_until("the kernel to tell of the suspend", || {
             self.log.count(proof) == before + 1
+        })
+    }
+
+    /// Freezes all programs, as the first step of a suspend does, and has them go on after so many
+    /// seconds (Documentation/power/basic-pm-debugging.rst, `freezer`). No device is suspended.
+    ///
+    /// # Errors
+    ///
+    /// If one of them cannot be frozen.
+    pub(crate) fn freeze_programs(&mut self, span: Duration) -> Result<()> {
+        self.log
+            .announce("random: crng reseeded on system resumption");
+        let before = self.log.count(FROZEN);
+        write(PM_TEST, "freezer")?;
+        write(PM_TEST_DELAY, &span.as_secs().to_string())?;
+        let frozen = write(STATE, "freeze");
+        write(PM_TEST_DELAY, &USUAL_DELAY.to_string())?;
+        write(PM_TEST, "none")?;
+        frozen?;
+        wait_until("the kernel to tell of the freeze", || {
+            self.log.count(FROZEN) == before + 1
         })
     }
 
