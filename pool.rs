@@ -15,6 +15,7 @@
 
 use crate::{
     abstractions::{
+        freezer,
         iov::IovIterDestExt as _,
         miscdevice::{
             POLLERR,
@@ -674,6 +675,10 @@ impl Pool {
         // A suspend of the machine is no signal: it does not cut a program's read short. The
         // kernel's own may hold locks, with which nobody may be frozen, and end.
         let freezable = to.is_user_backed();
+        let signal_pending = || match freezable {
+            true => freezer::signal_pending(),
+            false => kernel::current!().signal_pending(),
+        };
         // How often the device had been given up when this read began.
         let mut seen = None;
 
@@ -698,7 +703,7 @@ impl Pool {
                     if let Err(error) = to.fault_in(wanted) {
                         break error;
                     }
-                    if kernel::current!().signal_pending() {
+                    if signal_pending() {
                         break ERESTARTSYS;
                     }
                 }
@@ -713,7 +718,7 @@ impl Pool {
                         if let Err(error) = to.fault_in(wanted) {
                             break error;
                         }
-                        if kernel::current!().signal_pending() {
+                        if signal_pending() {
                             break ERESTARTSYS;
                         }
                     }
@@ -756,7 +761,8 @@ impl Pool {
                             false => self.readers.wait_interruptible(&mut inner),
                         };
                         inner.sleepers = inner.sleepers.saturating_sub(1);
-                        if signal {
+                        drop(inner);
+                        if signal && signal_pending() {
                             break ERESTARTSYS;
                         }
                     }

@@ -27,6 +27,10 @@ use crate::{
         },
         stream::blocks_of,
         suspend::Sleep,
+        sys::{
+            catch,
+            signal_this_thread_after, //
+        },
         tests,
         wait_until,
         Background,
@@ -65,14 +69,18 @@ use rustix::{
     pipe::{
         PipeFlags,
         SpliceFlags, //
-    }, //
+    },
+    process::Signal, //
 };
 use std::{
     fs::{
         self,
         File, //
     },
-    io::Read as _,
+    io::{
+        self,
+        Read as _, //
+    },
     sync::{
         atomic::{
             AtomicBool,
@@ -90,6 +98,8 @@ pub(crate) const TESTS: &[Test] = tests![
     what_was_ready_is_delivered_and_the_next_block_is_not,
     a_reader_asleep_gets_all_that_it_asked_for,
     a_reader_that_never_stops_loses_nothing_but_what_was_under_way,
+    frozen_wherever_it_runs,
+    frozen_does_not_save_from_a_signal,
     frozen_while_bytes_are_spliced,
     suspended_to_ram_under_a_reader_that_never_stops,
     resumed_without_a_reset,
@@ -304,6 +314,47 @@ fn resumed_without_a_reset(guest: &mut Guest) -> Result<()> {
 /// With commands under way, twice in a row.
 fn a_reader_that_never_stops_loses_nothing_but_what_was_under_way(guest: &mut Guest) -> Result<()> {
     suspend_under_reader(guest, Sleep::Devices, 2)
+}
+
+/// Programs are frozen at random moments of a read: no read is cut short by it, and nothing is lost.
+fn frozen_wherever_it_runs(guest: &mut Guest) -> Result<()> {
+    const TIMES: usize = 100;
+    let reader = Endless::start(guest.start()?)?;
+    let blocked = reader.thread.blocked_signals()?;
+    for _ in 0..TIMES {
+        reader.wait_for_blocks(1)?;
+        guest.freeze_programs(Duration::ZERO)?;
+    }
+    reader.wait_for_blocks(1)?;
+    ensure!(reader.thread.blocked_signals()? == blocked);
+    let bytes = reader.end()?;
+    expect_gaps(guest, 0, &bytes, 0)
+}
+
+/// A signal that comes while the reader is frozen ends its read as ever.
+fn frozen_does_not_save_from_a_signal(guest: &mut Guest) -> Result<()> {
+    const ALARM: Duration = Duration::from_secs(2);
+    catch(Signal::USR1, false)?;
+    let node = guest.start()?;
+    let silent = guest.fall_silent()?;
+    let mut bytes = node.read_all((usize::try_from(silent)? - 1) * BLOCK - 100)?;
+    let reader = {
+        let node = node.clone();
+        Background::start(move || {
+            signal_this_thread_after(ALARM, Signal::USR1)?;
+            Ok::<_, io::Error>(node.read(20_000)?)
+        })?
+    };
+    reader.wait_until_reading()?;
+
+    guest.freeze_programs(ALARM * 2)?;
+
+    let part = reader.join()??;
+    ensure!(part.len() == 100, "{} bytes", part.len());
+    bytes.extend(part);
+    let missing = guest.answer_again(silent)?;
+    bytes.extend(node.read_all(50_000)?);
+    guest.expect_stream_but(&bytes, &missing)
 }
 
 /// splice(2) waits for bytes with the lock of the pipe, which whoever reads from the pipe waits for: if the

@@ -96,6 +96,18 @@ impl<T: Send + 'static> Background<T> {
         signal_thread(self.thread, signal).context("cannot send a signal")
     }
 
+    /// The signals that it has blocked, as the kernel writes them.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended.
+    pub(crate) fn blocked_signals(&self) -> Result<String> {
+        let thread = self.thread.as_raw_nonzero();
+        let status = fs::read_to_string(format!("/proc/self/task/{thread}/status"))?;
+        let line = status.lines().find(|line| line.starts_with("SigBlk:"));
+        Ok(line.context("no SigBlk in /proc")?.to_owned())
+    }
+
     /// Whether it goes on for at least so long.
     pub(crate) fn goes_on_for(&self, span: Duration) -> bool {
         // The result must not be lost, so it is not received but looked for in another way.

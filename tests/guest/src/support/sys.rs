@@ -22,12 +22,14 @@ use rustix::{
 use std::{
     ffi::c_void,
     io,
+    mem,
     os::fd::{
         AsFd,
         AsRawFd, //
     },
     ptr,
-    slice, //
+    slice,
+    time::Duration, //
 };
 
 /// The result of a system call that returns a number of bytes.
@@ -143,6 +145,35 @@ pub(crate) fn signal_thread(thread: Pid, signal: Signal) -> io::Result<()> {
     let thread = thread.as_raw_nonzero().get();
     // SAFETY: The call has no effect on memory.
     match unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal.as_raw()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has the kernel send a signal to the calling thread after `span`, once.
+pub(crate) fn signal_this_thread_after(span: Duration, signal: Signal) -> io::Result<()> {
+    // SAFETY: All fields may be 0.
+    let mut event: libc::sigevent = unsafe { mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_THREAD_ID;
+    event.sigev_signo = signal.as_raw();
+    event.sigev_notify_thread_id = rustix::thread::gettid().as_raw_nonzero().get();
+    let mut timer = ptr::null_mut();
+    // SAFETY: The call reads the one and writes the other.
+    if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let time = libc::itimerspec {
+        it_interval: libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+        it_value: libc::timespec {
+            tv_sec: span.as_secs().try_into().map_err(io::Error::other)?,
+            tv_nsec: span.subsec_nanos().into(),
+        },
+    };
+    // SAFETY: The timer was just made, and the call only reads the time.
+    match unsafe { libc::timer_settime(timer, 0, &time, ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
