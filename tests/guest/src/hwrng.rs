@@ -22,9 +22,12 @@ use crate::{
         PATIENCE, //
     },
 };
-use alpharng_emu::fault::{
-    Fault,
-    Kind, //
+use alpharng_emu::{
+    control::Configure,
+    fault::{
+        Fault,
+        Kind, //
+    },
 };
 use anyhow::{
     bail,
@@ -53,6 +56,7 @@ pub(crate) const TESTS: &[Test] = tests![
     unplug_while_hwrng_is_read,
     unload_while_hwrng_is_read,
     failure_while_hwrng_is_read,
+    frozen_while_hwrng_is_read,
     nonblocking_reads_do_not_wait,
     blocking_reads_wait,
     dev_random_gives_the_bytes_of_the_manual,
@@ -242,6 +246,31 @@ fn failure_while_hwrng_is_read(guest: &mut Guest) -> Result<()> {
         fs::write(STARTUP_TEST, "1")?;
     }
     wait_until("the source to be listed again", is_listed)
+}
+
+/// A freeze of all programs is no end: the reader goes on behind it. The core waits for bytes with a lock,
+/// and a kernel with lockdep reports whoever is frozen with one.
+fn frozen_while_hwrng_is_read(guest: &mut Guest) -> Result<()> {
+    guest.configure(Configure {
+        rate: Some(100_000),
+        ..Configure::default()
+    })?;
+    guest.plug()?;
+    guest.load_with_hwrng(&[])?;
+    wait_until("the source to be listed", is_listed)?;
+    let mut reader = read_hwrng()?;
+    for _ in 0..10 {
+        guest.freeze_programs(Duration::ZERO)?;
+        let next = guest.emulator.status()?.next_block + 5;
+        wait_until("the reader to read more", || {
+            let status = guest.emulator.status();
+            status.is_ok_and(|status| status.next_block > next)
+        })?;
+    }
+    ensure!(reader.try_wait()?.is_none(), "the reader has ended");
+    reader.kill()?;
+    reader.wait()?;
+    Ok(())
 }
 
 /// A read that must not wait gets what is ready, or `EAGAIN`.
