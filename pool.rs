@@ -672,9 +672,10 @@ impl Pool {
     pub(crate) fn read(&self, to: &mut IovIterDest<'_>, nonblocking: bool) -> Result<usize> {
         let mut wanted = to.len().min(MAX_BYTES_USER_CAN_REQUEST);
         let mut done: usize = 0;
-        // A suspend of the machine is no signal: it does not cut a program's read short. The
-        // kernel's own may hold locks, with which nobody may be frozen, and end.
-        let freezable = to.is_user_backed();
+        // A suspend of the machine is no signal: it does not cut a program's read short. But
+        // nobody may be frozen with locks: the kernel's own reads may hold some, as splice(2) does,
+        // and those that do not wait, as io_uring's first attempts. They end.
+        let freezable = !nonblocking && to.is_user_backed();
         let signal_pending = || match freezable {
             true => freezer::signal_pending(),
             false => kernel::current!().signal_pending(),
