@@ -8,7 +8,6 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 clone=$(cd "$here/.." && pwd)
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/alrandom
 
 # Oldest minor version of Rust 1 that will do; rust-version in Cargo.toml.
 OLDEST=85
@@ -35,12 +34,12 @@ if [ "${1-}" != --here ]; then
 	fi
 	export ALRANDOM_CHECK="$all"
 	if host_rust; then
-		export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target-host}"
+		export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$here/target}"
 		exec sh "$here/check.sh" --here "$@"
 	fi
 	echo "==> the host has no Rust >= 1.$OLDEST with rustfmt and clippy: using the test machine's" >&2
 	root=$("$here/vm/setup.sh" --root-only | sed -n 's/^root=//p')
-	export ALRANDOM_ROOT="$root" CARGO_TARGET_DIR="$cache/target-${root##*/root-}"
+	export ALRANDOM_ROOT="$root" CARGO_TARGET_DIR="$here/target"
 	exec "$here/vm/in-root.sh" env ALRANDOM_CHECK="$all" sh "$here/check.sh" --here "$@"
 fi
 shift

@@ -62,5 +62,6 @@ shell:
 clean-cache:
 	@$(tests)vm/clean-cache.sh
 
-## distclean        clean and clean-cache
+## distclean        clean and clean-cache, and what cargo has built in tests/
 distclean: clean clean-cache
+	@rm -rf $(tests)target $(tests)host/fuzz/target

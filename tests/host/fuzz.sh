@@ -49,7 +49,7 @@ done
 made=$("$vm/setup.sh" --layer clang)
 root=$(printf '%s\n' "$made" | sed -n 's/^root=//p')
 layer=$(printf '%s\n' "$made" | sed -n 's/^layer=//p')
-built=$cache/target-${root##*/root-}/fuzz
+built=$here/fuzz/target
 mkdir -p "$cache/cargo" "$built"
 (
 	here=$vm
