@@ -662,7 +662,8 @@ impl Pool {
     /// Reads into `to`: as many bytes as it has room for, at most [`MAX_BYTES_USER_CAN_REQUEST`].
     ///
     /// Fewer where `nonblocking` and no more are ready, where a signal comes, the device goes or
-    /// fails, or a page of the reader's cannot be written.
+    /// fails, or a page of the reader's cannot be written. To be frozen, as for a suspend of the
+    /// machine, is no signal, but for those who may hold locks.
     ///
     /// # Errors
     ///
@@ -672,9 +673,8 @@ impl Pool {
     pub(crate) fn read(&self, to: &mut IovIterDest<'_>, nonblocking: bool) -> Result<usize> {
         let mut wanted = to.len().min(MAX_BYTES_USER_CAN_REQUEST);
         let mut done: usize = 0;
-        // A suspend of the machine is no signal: it does not cut a program's read short. But
-        // nobody may be frozen with locks: the kernel's own reads may hold some, as splice(2) does,
-        // and those that do not wait, as io_uring's first attempts. They end.
+        // Nobody may be frozen with locks: the kernel's own reads may hold some, as splice(2) does,
+        // and those that do not wait, as io_uring's first attempts. They end instead.
         let freezable = !nonblocking && to.is_user_backed();
         let signal_pending = || match freezable {
             true => freezer::signal_pending(),

@@ -68,8 +68,7 @@ pub(crate) trait IovIterDestExt {
     /// `EFAULT` where not even the first byte can be written.
     fn fault_in(&mut self, bytes: usize) -> Result;
 
-    /// Whether it is memory of a program's that is written to: a system call, and none in which the
-    /// kernel itself is the reader, as in `splice(2)`. That one may hold locks.
+    /// Whether a program's memory is written to, and not the kernel's as in `splice(2)`.
     ///
     /// The C side's `user_backed_iter()`.
     fn is_user_backed(&mut self) -> bool;

@@ -6,6 +6,7 @@
 //! of any one device, and says at its head why it is here and what would retire it. All `unsafe` of
 //! the driver, and every use of the kernel's raw bindings, is in this folder.
 
+#[cfg_attr(not(CONFIG_FREEZER), path = "no_freezer.rs")]
 pub(crate) mod freezer;
 pub(crate) mod hw_random;
 pub(crate) mod iov;

@@ -98,10 +98,10 @@ pub(crate) const TESTS: &[Test] = tests![
     what_was_ready_is_delivered_and_the_next_block_is_not,
     a_reader_asleep_gets_all_that_it_asked_for,
     a_reader_that_never_stops_loses_nothing_but_what_was_under_way,
+    suspended_to_ram_under_a_reader_that_never_stops,
     frozen_wherever_it_runs,
     frozen_does_not_save_from_a_signal,
     frozen_while_bytes_are_spliced,
-    suspended_to_ram_under_a_reader_that_never_stops,
     resumed_without_a_reset,
     suspended_to_ram_and_unplugged,
     suspended_before_the_start_up_test_is_through,
@@ -316,6 +316,11 @@ fn a_reader_that_never_stops_loses_nothing_but_what_was_under_way(guest: &mut Gu
     suspend_under_reader(guest, Sleep::Devices, 2)
 }
 
+/// The same where the machine really is off but for its memory.
+fn suspended_to_ram_under_a_reader_that_never_stops(guest: &mut Guest) -> Result<()> {
+    suspend_under_reader(guest, Sleep::Ram, 1)
+}
+
 /// Programs are frozen at random moments of a read: no read is cut short by it, and nothing is lost.
 fn frozen_wherever_it_runs(guest: &mut Guest) -> Result<()> {
     const TIMES: usize = 100;
@@ -389,11 +394,6 @@ fn frozen_while_bytes_are_spliced(guest: &mut Guest) -> Result<()> {
     bytes.extend(reader.join()??);
     bytes.extend(node.read_all(50_000)?);
     guest.expect_stream_but(&bytes, &missing)
-}
-
-/// The same where the machine really is off but for its memory.
-fn suspended_to_ram_under_a_reader_that_never_stops(guest: &mut Guest) -> Result<()> {
-    suspend_under_reader(guest, Sleep::Ram, 1)
 }
 
 /// Suspends the machine in this way under a reader asleep, and pulls the device out meanwhile: the reader

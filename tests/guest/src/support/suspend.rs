@@ -54,16 +54,15 @@ const CONSOLE_DRIVER: &str = "/sys/bus/virtio/drivers/virtio_console";
 
 /// What the kernel says above information when this machine is suspended and resumed. The controller
 /// forgets its state in either case: QEMU's cannot save it.
-const USUAL: [&str; 5] = [
+const USUAL: [&str; 4] = [
     "xHC error in resume, USBSTS 0x401, Reinit",
     "root hub lost power or was reset",
-    "random: crng reseeded on system resumption",
     "hpet: Lost",
     "ACPI Error: Could not disable RealTimeClock events",
 ];
 
-/// What the kernel says when programs stay frozen.
-const FROZEN: &str = "suspend debug: Waiting for";
+/// What it says there however far it goes.
+const RESEEDED: &str = "random: crng reseeded on system resumption";
 
 /// What the kernel says of a device that it has reset.
 const RESET: &str = "reset high-speed USB device number";
@@ -111,19 +110,26 @@ impl Guest {
         for text in USUAL {
             self.log.announce(text);
         }
-        let before = self.log.count(proof);
         if sleep == Sleep::Ram {
             write(WAKEALARM, "0")?;
             write(WAKEALARM, &format!("+{ALARM}"))?;
         }
-        write(PM_TEST, level)?;
-        let suspended = write(STATE, state);
-        write(PM_TEST, "none")?;
-        suspended?;
+        self.enter(level, state, proof)?;
         revive_ports()?;
         self.emulator = wait_for("the emulator's port to open", || {
             Client::open(super::guest::EMULATOR).ok()
         })?;
+        Ok(())
+    }
+
+    /// Has the kernel go to `state`, but no further than to `level`, and come back; it has to say `proof`.
+    fn enter(&mut self, level: &str, state: &str, proof: &str) -> Result<()> {
+        self.log.announce(RESEEDED);
+        let before = self.log.count(proof);
+        write(PM_TEST, level)?;
+        let entered = write(STATE, state);
+        write(PM_TEST, "none")?;
+        entered?;
         wait_until("the kernel to tell of the suspend", || {
             self.log.count(proof) == before + 1
         })
@@ -136,18 +142,10 @@ impl Guest {
     ///
     /// If one of them cannot be frozen.
     pub(crate) fn freeze_programs(&mut self, span: Duration) -> Result<()> {
-        self.log
-            .announce("random: crng reseeded on system resumption");
-        let before = self.log.count(FROZEN);
-        write(PM_TEST, "freezer")?;
         write(PM_TEST_DELAY, &span.as_secs().to_string())?;
-        let frozen = write(STATE, "freeze");
+        let frozen = self.enter("freezer", "freeze", "suspend debug: Waiting for");
         write(PM_TEST_DELAY, &USUAL_DELAY.to_string())?;
-        write(PM_TEST, "none")?;
-        frozen?;
-        wait_until("the kernel to tell of the freeze", || {
-            self.log.count(FROZEN) == before + 1
-        })
+        frozen
     }
 
     /// How often the kernel has reset a device that was there before: it does so behind each suspend,
