@@ -764,7 +764,7 @@ fn opened_in_every_way(guest: &mut Guest) -> Result<()> {
     let mut opened = 0;
     for access in 0..4 {
         for bit in 2..32 {
-            let bits = access | 1 << bit;
+            let bits = access | (1 << bit);
             match open_with(bits) {
                 Ok(file) => {
                     opened += 1;
@@ -1012,7 +1012,7 @@ fn polled_for_anything(guest: &mut Guest) -> Result<()> {
                 let flags = event.flags;
                 told | flags.bits()
             });
-            let expected = u32::from(readable.bits()) & 1 << bit;
+            let expected = u32::from(readable.bits()) & (1 << bit);
             ensure!(told == expected, "epoll for bit {bit}: {told:x}");
             epoll::delete(&epoll, &node)?;
             ensure!(epoll::delete(&epoll, &node) == Err(Errno::NOENT));
